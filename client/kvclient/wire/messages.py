@@ -1,0 +1,102 @@
+"""The catalogue of messages: every kind, its fields, and the check that a message has them.
+
+A message is an array whose first element is its kind.  Each kind has exactly one shape (the types of all its elements):
+an absent field is its type's empty value, never nil, so one comparison tells a well-formed message from garbage.
+
+Conventions: `id` is the sender's number for the exchange, and the reply repeats it (never positional).  `name` is
+`store + 0x00 + key` in UTF-8; `key` is a row key: the partition in 2 bytes, then the name.  Times are milliseconds;
+deadlines and issue times are server time (learnt from WELCOME).  Ballots, versions, bodies and entries: see `values`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+PROTOCOL_VERSION: Final = 1
+
+SHAPES: dict[int, tuple[type, ...]] = {}
+
+
+def _kind(number: int, *fields: type) -> int:
+    SHAPES[number] = (int, *fields)
+    return number
+
+
+# -- every link
+HELLO: Final = _kind(0, dict)  # first message of the side that dialled: see HELLO_FIELDS
+WELCOME: Final = _kind(1, dict)  # the answer: see WELCOME_FIELDS
+GOODBYE: Final = _kind(2, str, str)  # code, reason; the link closes after it
+PING: Final = _kind(3, int)  # the sender's monotonic time, ns
+PONG: Final = _kind(4, int, int)  # that time back, and the answerer's wall clock, ms
+
+HELLO_FIELDS: Final = {"protocol": int, "cluster": str, "role": str}
+"""role "client" (cluster may be "": any) or "node"; a node adds NODE_FIELDS."""
+NODE_FIELDS: Final = {"name": str, "node_id": int, "incarnation": int, "process": int, "epoch": int}
+WELCOME_FIELDS: Final = {"protocol": int, "cluster": str, "time_ms": int, **NODE_FIELDS}
+"""To a client also: nodes [[name, host, port]], preference [[node index per partition, best first]],
+stores {name: {field: value}}, limits {field: value}, serving (bool)."""
+
+# -- requests of a client (or of a node that forwards one)
+GET: Final = _kind(10, int, bytes, int, int, int, int)  # id, name, strong 0/1, r, timeout_ms, explain 0/1
+MUTATE: Final = _kind(11, int, bytes, bytes, int, int, int, int, int, int, int, str, bytes, int)
+# id, name, session (8 bytes), sequence, attempt (from 1), first incomplete, issued_at_ms, deadline_ms,
+# action (PUT | DELETE | TRANSACT), check (CHECK_*), etag, content, ttl_ms (0: never)
+WRITE: Final = _kind(12, int, bytes, int, int, bytes, int, bytes, bytes)
+# id, name, w (0: any), timeout_ms, content (empty: delete), ttl_ms, token (a version or empty), stamp (from STAMP or empty)
+STAMP: Final = _kind(13, int, bytes, int, bytes)  # id, name, timeout_ms, token -> STAMPED (R25)
+SCAN: Final = _kind(14, int, str, str, list, str, int, int)
+# id, store, prefix, partitions, after (key, exclusive; "" = from the start), limit, with values 0/1 -> PAGE
+STATUS: Final = _kind(15, int)  # id -> RESULT
+EXPLAIN: Final = _kind(16, int, bytes)  # id, name -> RESULT
+
+PUT, DELETE, TRANSACT = 0, 1, 2
+CHECK_NONE, CHECK_ETAG, CHECK_ABSENT = 0, 1, 2
+
+# -- answers to them
+ITEM: Final = _kind(20, int, bytes, dict)  # id, body (empty: absent), explanation (empty unless asked for)
+APPLIED: Final = _kind(21, int, bytes, int)  # id, version (empty: nothing changed), superseded 0/1
+CONFLICT: Final = _kind(22, int, bytes)  # id, current body (empty: absent)
+FAILED: Final = _kind(23, int, str, str, int, str)
+# id, code (errors.py), outcome, settled 0/1 (the outcome holds for every attempt of this operation), text
+RESULT: Final = _kind(24, int, dict)  # id, facts
+STAMPED: Final = _kind(25, int, bytes)  # id, stamp: entry flags (1) and version (44), to be sent unchanged in WRITE
+PAGE: Final = _kind(26, int, list, int)  # id, [[key, body], ...] in key order (body empty unless asked for), more 0/1
+
+# -- between replicas; every request carries the epoch of the ring (R40)
+PREPARE: Final = _kind(30, int, int, bytes, bytes)  # id, epoch, key, ballot
+PROMISE: Final = _kind(31, int, bytes, bytes, bytes, bytes, bytes, bytes, bytes, int, bytes, bytes)
+# id, accepted ballot, body, window, committed ballot, body, window, overlay entry, settled 0/1, floor, promise before
+ACCEPT: Final = _kind(32, int, int, bytes, bytes, bytes, bytes, bytes, bytes, bytes)
+# id, epoch, key, ballot, body, window, base version (empty after a prepare), next, ballot to commit first (or empty)
+ACCEPTED: Final = _kind(33, int, bytes)  # id, overlay entry later than the record (or empty)
+NACK: Final = _kind(34, int, bytes)  # id, the promise that stands in the way (R9)
+UNSEEN: Final = _kind(35, int, bytes)  # id, the overlay entry that the accept would have passed over (R10)
+COMMIT: Final = _kind(36, int, bytes, bytes, bytes, bytes)  # epoch, key, ballot, body (or empty), window: no answer if done
+UNKNOWN_BALLOT: Final = _kind(37, bytes, bytes)  # key, ballot: send it again with its record (R12)
+BELOW_FLOOR: Final = _kind(38, bytes, bytes)  # key, floor: the commit was refused (R12)
+REFUSED: Final = _kind(39, int, str, str)  # id, code, text: nothing was changed (stale epoch, clock skew, disk full)
+READ: Final = _kind(40, int, int, bytes, int)  # id, epoch, key, whole state 0/1 -> DIGEST or PROMISE
+DIGEST: Final = _kind(41, int, bytes)  # id, digest: see kvnode.core.register
+ENTRY: Final = _kind(42, int, int, bytes, bytes)  # id, epoch, key, overlay entry -> WRITTEN
+WRITTEN: Final = _kind(43, int, int)  # id, superseded 0/1
+FORWARD: Final = _kind(44, int, list)  # id, a client's request -> FORWARDED
+FORWARDED: Final = _kind(45, int, list)  # id, the answer to it
+
+CLIENT_REQUESTS: Final = frozenset({GET, MUTATE, WRITE, STAMP, SCAN, STATUS, EXPLAIN})
+CLIENT_ANSWERS: Final = frozenset({ITEM, APPLIED, CONFLICT, FAILED, RESULT, STAMPED, PAGE})
+FORWARDABLE: Final = frozenset({GET, MUTATE, WRITE, STAMP, EXPLAIN})
+
+
+class MessageError(Exception):
+    """A message of an unknown kind or a wrong shape; the link must be closed with this reason."""
+
+
+def check(message: Any) -> None:
+    """Raise MessageError unless `message` is an array with exactly the element types of its kind."""
+    try:
+        if tuple(map(type, message)) == SHAPES[message[0]]:
+            return
+        kind = message[0]
+    except (TypeError, IndexError, KeyError):
+        raise MessageError(f"not a message of this protocol: {message!r:.80}") from None
+    raise MessageError(f"message kind {kind} has fields {[type(field).__name__ for field in message[1:]]}")

@@ -1,0 +1,66 @@
+"""The contract of every storage engine: what the replica may rely on, and what it must do.
+
+Decides: nothing; it names the promises of R45-R48 that `rocks` keeps and `memory` models.
+
+An engine maps a row key (partition, store, key) to an `Image`, and a short name to a meta value.  Rows put since the last
+sync form a *group*: one atomic batch, one sync, then every callback of the group in the order of the puts.
+
+Invariants:
+- `then` runs on the event loop, after the row is durable (`sync=True`) or written (`sync=False`), never before, never twice;
+  groups complete in the order in which they were formed.
+- A failed write or sync calls `fatal` and no callback ever again: a retried fsync lies (R45).
+- `load` and `scan` show rows of completed groups; a row still in a group may or may not be seen, so the caller keeps the
+  image of a key in memory until its `then` has run.
+- Every row carries a CRC32C over key and content, checked whenever it is read; a bad one raises `DamagedRow` (R46).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from kvnode.core.record import Image
+
+
+class StorageError(Exception):
+    """The data directory or a row in it cannot be used; the text says which and what to do."""
+
+
+class DamagedRow(StorageError):
+    """A stored row fails its checksum: the node must stop and say so (R46, R47); never served, never repaired in place."""
+
+
+class Engine(Protocol):
+    """One node's durable rows.  All methods are called from the event loop's thread."""
+
+    @property
+    def writable(self) -> bool:
+        """False while free space is below the reserve: put nothing but what frees space; reads go on."""
+
+    @property
+    def syncs(self) -> int:
+        """Number of completed syncs since start."""
+
+    def load(self, key: bytes) -> Image | None:
+        """Return the row of `key`, or None.  Raises DamagedRow."""
+
+    def put(self, key: bytes, image: Image, *, sync: bool, then: Callable[[], None] | None) -> None:
+        """Add a row to the open group; the group is synced if any row of it asks for that."""
+
+    def load_meta(self, name: str) -> bytes | None:
+        """Return a meta value, or None.  Raises DamagedRow."""
+
+    def put_meta(self, name: str, value: bytes, *, sync: bool, then: Callable[[], None] | None) -> None:
+        """Add a meta value to the open group, like `put`."""
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, Image]]:
+        """Yield rows with start <= key < end in key order, from one snapshot.  Raises DamagedRow.  Close it when done."""
+
+    def approximate_keys(self) -> int:
+        """Return an estimate of the number of rows; O(1)."""
+
+    def stored_bytes(self) -> int:
+        """Return the bytes that the engine's files take (0 for memory)."""
+
+    async def close(self) -> None:
+        """Finish the open group, sync, and release everything."""
