@@ -1,0 +1,295 @@
+"""The replica's rules for one key: promise, accept, commit, overlay.
+
+Decides: R6-R13 and R30.  Leaves to others: when a change is durable and who is answered (`kvnode.service.replica`), and where
+the base of a round comes from (`proposer`).
+
+A key has two parts.  The *register* (promised, accepted, committed) is an acceptor of CASPaxos: it refuses whatever a greater
+promise forbids.  The *overlay* holds the latest eventual write and never touches a promise; it is shown while it is newer
+than what is committed, and a strong operation folds it in.
+
+`image` is the state with every change applied; `shown` is the last durable one.  Only `shown` may appear in a reply, for a
+value that was seen and then lost in a crash never was (R6).  A commit is the exception: it is chosen, whatever this replica
+forgets, so it is applied to both at once.
+
+Invariants: the promise never falls; accepted lies above committed; only `accept` creates accepted entries (R13).
+
+Sources: Rystsov, "CASPaxos: Replicated State Machines without logs" (2018), and the corrections listed in protocol section 8.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from kvclient.wire.values import NO_BALLOT, NO_VERSION, Ballot, Version
+from kvnode.core.record import (
+    EMPTY_IMAGE,
+    NO_ENTRY,
+    NO_RECORD,
+    Entry,
+    Image,
+    Record,
+    entry_is_absent_based,
+    entry_version,
+)
+from kvnode.core.version import ballot_ms, ballot_stamp, entry_visible
+
+
+class InvariantViolation(AssertionError):
+    """Something that the protocol excludes was seen: the process must stop at once, and nothing may catch this."""
+
+
+class Verdict(IntEnum):
+    """What a replica makes of a message.  Only DONE changes state; the others say why nothing did."""
+
+    DONE = 0
+    REPEAT = 1
+    """It was done before: acknowledge once that is durable."""
+    NACK = 2
+    """A greater promise stands in the way."""
+    UNSEEN = 3
+    """The accept skipped the prepare and would pass over an overlay entry (R10)."""
+    SKEW = 4
+    """A prepare from a clock too far ahead (R5)."""
+    UNKNOWN = 5
+    """A commit of a proposal that this replica does not hold (R12)."""
+    FLOOR = 6
+    """A commit at or below the floor of an absent key (R12)."""
+    SUPERSEDED = 7
+    """An entry that is not visible over what is here: acknowledged, not stored (R29)."""
+
+
+class Register:
+    """One key at one replica.  Methods change `image` (and `promised`) and return a verdict; they never wait."""
+
+    __slots__ = ("digest", "floor", "image", "pins", "promised", "shown")
+
+    def __init__(self, image: Image, promised: Ballot, floor: Ballot = NO_BALLOT) -> None:
+        self.image = image
+        self.shown = image
+        self.promised = max(promised, image.promised)
+        self.floor = floor
+        self.digest = b""
+        """Cache of `digest_of(shown)`; emptied whenever `shown` changes."""
+        self.pins = 0
+        """Rows of this key that are not yet durable; the cache keeps the register while there are any."""
+
+    # -- what stands
+
+    @property
+    def is_absent(self) -> bool:
+        """True if this replica holds neither an accepted nor a committed record."""
+        return not (self.image.accepted_ballot or self.image.committed_ballot)
+
+    @property
+    def promise(self) -> Ballot:
+        """The effective promise P of R6."""
+        image = self.image
+        floor = self.floor if self.is_absent else NO_BALLOT
+        return max(self.promised, image.accepted_ballot, image.committed_ballot, floor)
+
+    # -- the register
+
+    def prepare(self, ballot: Ballot, physical_ms: int, max_offset_ms: int) -> Verdict:
+        """Promise to accept nothing below `ballot` (R9).  Never with equality: two rounds may not share a promise."""
+        standing = self.promise
+        if ballot <= standing:
+            return Verdict.NACK
+        if ballot_ms(ballot) > physical_ms + max_offset_ms and ballot_stamp(ballot) > ballot_stamp(standing) + 1:
+            return Verdict.SKEW
+        self.promised = ballot
+        return Verdict.DONE
+
+    def accept(self, ballot: Ballot, record: Record, base: Version, following: Ballot) -> Verdict:
+        """Accept `record` and promise `following` (R10).  `base` is the version it was computed from if it came without
+        a prepare (R19), else empty.  After DONE or REPEAT acknowledge only once the image is durable."""
+        image = self.image
+        if ballot in (image.accepted_ballot, image.committed_ballot):
+            return self._repeat(ballot, record)
+        if ballot < self.promise or ballot <= image.committed_ballot:
+            return Verdict.NACK
+        if self.floor and ballot <= self.floor and self.is_absent:
+            return Verdict.NACK
+        if base and image.overlay and entry_version(image.overlay) > base:
+            return Verdict.UNSEEN
+        self.promised = following
+        self.image = Image(following, ballot, record, image.committed_ballot, image.committed, image.overlay, False)
+        return Verdict.DONE
+
+    def _repeat(self, ballot: Ballot, record: Record) -> Verdict:
+        image = self.image
+        held = image.accepted if ballot == image.accepted_ballot else image.committed
+        if held != record:
+            raise InvariantViolation(f"two records with one ballot {ballot.hex()}: {held!r:.200} and {record!r:.200}")
+        return Verdict.REPEAT
+
+    def commit(self, ballot: Ballot, record: Record) -> Verdict:
+        """Mark the chosen `ballot` committed, and drop what it decides (R12).  `record` may be NO_RECORD if this replica
+        holds the proposal.  Neither checks nor lowers the promise; need not be durable."""
+        image = self.image
+        if ballot <= image.committed_ballot:
+            return Verdict.REPEAT
+        if self.floor and ballot <= self.floor and self.is_absent:
+            return Verdict.FLOOR
+        if ballot == image.accepted_ballot:
+            if record is not NO_RECORD and record.body and record != image.accepted:
+                raise InvariantViolation(f"the commit of {ballot.hex()} carries another record than was accepted")
+            record = image.accepted
+        elif not record.body:
+            return Verdict.UNKNOWN
+        durable = self.shown
+        self.image = _committed(image, ballot, record)
+        self.shown = self.image if durable is image else _committed(durable, ballot, record)
+        self.digest = b""
+        return Verdict.DONE
+
+    # -- the overlay
+
+    def store(self, entry: Entry) -> Verdict:
+        """Keep an eventual write if it is newer than what is here (R29, R30); the promise has no say."""
+        image, version = self.image, entry_version(entry)
+        if image.overlay:
+            held = entry_version(image.overlay)
+            if held == version:
+                return Verdict.REPEAT
+            if held > version:
+                return Verdict.SUPERSEDED
+        if not entry_visible(entry, image.committed.version, image.settled):
+            return Verdict.SUPERSEDED
+        self.image = image._replace(overlay=entry)
+        return Verdict.DONE
+
+    # -- what readers see
+
+    def on_durable(self, image: Image) -> None:
+        """Take `image`, whose row has become durable, as the one to show, without losing a commit made since (R6).
+
+        Call once per row put, in order, with `pins` counted up at the put.  With no row left on its way everything in
+        `image` is durable, or a commit.
+        """
+        self.pins -= 1
+        if not self.pins:
+            self.shown = self.image
+        elif image.committed_ballot < self.shown.committed_ballot:
+            self.shown = _committed(image, self.shown.committed_ballot, self.shown.committed)
+        else:
+            self.shown = image
+        self.digest = b""
+
+    def invariants(self) -> None:
+        """Raise InvariantViolation if the key is in a state that no sequence of rules allows."""
+        for image in (self.image, self.shown):
+            if image.accepted_ballot and image.accepted_ballot <= image.committed_ballot:
+                raise InvariantViolation("an accepted entry was kept at or below the committed ballot (R12)")
+            if bool(image.accepted_ballot) != bool(image.accepted.body):
+                raise InvariantViolation("an accepted ballot without its record, or the reverse")
+            if bool(image.committed_ballot) != bool(image.committed.body):
+                raise InvariantViolation("a committed ballot without its record, or the reverse")
+            if image.overlay and not (
+                entry_is_absent_based(image.overlay)
+                or entry_visible(image.overlay, image.committed.version, image.settled)
+            ):
+                raise InvariantViolation("an overlay entry is kept that the committed record hides (R30)")
+        if self.shown.committed_ballot > self.image.committed_ballot:
+            raise InvariantViolation("a commit is shown that the image does not have")
+        if self.image.promised > self.promised:
+            raise InvariantViolation("the promise fell")
+
+
+def _committed(image: Image, ballot: Ballot, record: Record) -> Image:
+    keeps = image.accepted_ballot > ballot
+    overlay = image.overlay
+    if overlay and not entry_visible(overlay, record.version, False):
+        overlay = NO_ENTRY
+    return Image(
+        image.promised,
+        image.accepted_ballot if keeps else NO_BALLOT,
+        image.accepted if keeps else NO_RECORD,
+        ballot,
+        record,
+        overlay,
+        False,
+    )
+
+
+def visible_body(image: Image) -> bytes:
+    """Return the body that a replica shows for an image: overlay or committed (R8); empty if there is neither."""
+    overlay = image.overlay
+    if overlay and entry_visible(overlay, image.committed.version, image.settled):
+        return overlay[1:]
+    return image.committed.body
+
+
+# -- digests: what a fast read asks of the other replicas (R20)
+
+_ACCEPTED, _COMMITTED, _OVERLAY, _SETTLED, _FLOOR, _ENTRY_ABSENT = 1, 2, 4, 8, 16, 32
+
+
+class Digest(NamedTuple):
+    """Every ballot, version, mark, flag and floor of one replica that R20 tests; no values."""
+
+    accepted_ballot: Ballot
+    accepted_version: Version
+    committed_ballot: Ballot
+    committed_version: Version
+    overlay_version: Version
+    overlay_is_absent_based: bool
+    is_settled: bool
+    floor: Ballot
+
+    @property
+    def greatest(self) -> Ballot:
+        """The greatest ballot that the replica holds a record of."""
+        return max(self.accepted_ballot, self.committed_ballot)
+
+
+def digest_of(image: Image, floor: Ballot) -> bytes:
+    """Return the digest of an image; the first byte says which parts follow, so a quiet key needs 73 bytes."""
+    flags, parts = 0, []
+    if image.accepted_ballot:
+        flags |= _ACCEPTED
+        parts += [image.accepted_ballot, image.accepted.version]
+    if image.committed_ballot:
+        flags |= _COMMITTED | (_SETTLED if image.settled else 0)
+        parts += [image.committed_ballot, image.committed.version]
+    if image.overlay:
+        flags |= _OVERLAY | (_ENTRY_ABSENT if entry_is_absent_based(image.overlay) else 0)
+        parts.append(entry_version(image.overlay))
+    if floor and not flags & (_ACCEPTED | _COMMITTED):
+        flags |= _FLOOR
+        parts.append(floor)
+    return bytes([flags]) + b"".join(parts)
+
+
+PLAIN_DIGEST = bytes([_COMMITTED])
+"""First byte of a digest that says "committed, and nothing else": two equal ones settle a read without parsing."""
+
+
+def digest_parse(encoded: bytes) -> Digest:
+    """Return the parts of a digest.  Raises ValueError for anything else."""
+    if not encoded:
+        raise ValueError("an empty digest")
+    flags, at = encoded[0], 1
+    sizes = (28, 44) * 2 + (44, 28)
+    bits = (_ACCEPTED, _ACCEPTED, _COMMITTED, _COMMITTED, _OVERLAY, _FLOOR)
+    fields = []
+    for size, bit in zip(sizes, bits, strict=True):
+        width = size if flags & bit else 0
+        fields.append(encoded[at : at + width])
+        at += width
+    if at != len(encoded):
+        raise ValueError(f"a digest of {len(encoded)} bytes, where its flags say {at}")
+    accepted, accepted_v, committed, committed_v, overlay_v, floor = fields
+    return Digest(
+        Ballot(accepted),
+        Version(accepted_v),
+        Ballot(committed),
+        Version(committed_v),
+        Version(overlay_v),
+        bool(flags & _ENTRY_ABSENT),
+        bool(flags & _SETTLED),
+        Ballot(floor),
+    )
+
+
+EMPTY_DIGEST = digest_of(EMPTY_IMAGE, NO_BALLOT)
