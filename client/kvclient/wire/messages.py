@@ -10,9 +10,14 @@ deadlines and issue times are server time (learnt from WELCOME).  Ballots, versi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 PROTOCOL_VERSION: Final = 1
+
+_ARRAYS: Final = frozenset({list, tuple})
+_NAMES_MAX: Final = 20
 
 SHAPES: dict[int, tuple[type, ...]] = {}
 
@@ -42,7 +47,7 @@ MUTATE: Final = _kind(11, int, bytes, bytes, int, int, int, int, int, int, int, 
 # id, name, session (8 bytes), sequence, attempt (from 1), first incomplete, issued_at_ms, deadline_ms,
 # action (PUT | DELETE | TRANSACT), check (CHECK_*), etag, content, ttl_ms (0: never)
 WRITE: Final = _kind(12, int, bytes, int, int, bytes, int, bytes, bytes)
-# id, name, w (0: any), timeout_ms, content (empty: delete), ttl_ms, token (a version or empty), stamp (from STAMP or empty)
+# id, name, w (0: any), timeout_ms, content (empty: delete), ttl_ms, token (a version, or empty), stamp (or empty)
 STAMP: Final = _kind(13, int, bytes, int, bytes)  # id, name, timeout_ms, token -> STAMPED (R25)
 SCAN: Final = _kind(14, int, str, str, list, str, int, int)
 # id, store, prefix, partitions, after (key, exclusive; "" = from the start), limit, with values 0/1 -> PAGE
@@ -71,7 +76,9 @@ ACCEPT: Final = _kind(32, int, int, bytes, bytes, bytes, bytes, bytes, bytes, by
 ACCEPTED: Final = _kind(33, int, bytes)  # id, overlay entry later than the record (or empty)
 NACK: Final = _kind(34, int, bytes)  # id, the promise that stands in the way (R9)
 UNSEEN: Final = _kind(35, int, bytes)  # id, the overlay entry that the accept would have passed over (R10)
-COMMIT: Final = _kind(36, int, bytes, bytes, bytes, bytes)  # epoch, key, ballot, body (or empty), window: no answer if done
+COMMIT: Final = _kind(
+    36, int, bytes, bytes, bytes, bytes
+)  # epoch, key, ballot, body (or empty), window: no answer if done
 UNKNOWN_BALLOT: Final = _kind(37, bytes, bytes)  # key, ballot: send it again with its record (R12)
 BELOW_FLOOR: Final = _kind(38, bytes, bytes)  # key, floor: the commit was refused (R12)
 REFUSED: Final = _kind(39, int, str, str)  # id, code, text: nothing was changed (stale epoch, clock skew, disk full)
@@ -93,10 +100,33 @@ class MessageError(Exception):
 
 def check(message: Any) -> None:
     """Raise MessageError unless `message` is an array with exactly the element types of its kind."""
-    try:
-        if tuple(map(type, message)) == SHAPES[message[0]]:
-            return
-        kind = message[0]
-    except (TypeError, IndexError, KeyError):
-        raise MessageError(f"not a message of this protocol: {message!r:.80}") from None
-    raise MessageError(f"message kind {kind} has fields {[type(field).__name__ for field in message[1:]]}")
+    shape = SHAPES.get(message[0]) if type(message) in _ARRAYS and message and type(message[0]) is int else None
+    if shape is None:
+        raise MessageError(f"not a message of this protocol: {shown(message)}")
+    if tuple(map(type, message)) != shape:
+        raise MessageError(
+            f"message kind {message[0]} must have the fields {_names(shape[1:])}, not {_names(map(type, message[1:]))}"
+        )
+
+
+def fields_check(kind: str, fields: dict[str, Any], expected: Mapping[str, type]) -> None:
+    """Raise MessageError unless `fields` has every expected field with its type; others are let through."""
+    for name, expected_type in expected.items():
+        if name not in fields:
+            raise MessageError(f"{kind} lacks the field {name!r}")
+        if type(fields[name]) is not expected_type:
+            raise MessageError(f"{kind} has {name} = {shown(fields[name])}, expected {expected_type.__name__}")
+
+
+def shown(value: Any) -> str:
+    """Return a short text of what a stranger sent; its cost does not depend on the size of `value`."""
+    if isinstance(value, bytes | str):
+        return f"{value[:60]!r}{'...' if len(value) > 60 else ''}"
+    if isinstance(value, list | tuple | dict):
+        return f"{type(value).__name__} of {len(value)} elements"
+    return f"{value!r:.60}"
+
+
+def _names(types: Iterable[type]) -> str:
+    names = [one.__name__ for one in islice(types, _NAMES_MAX)]
+    return "[" + ", ".join(names) + (", ...]" if len(names) == _NAMES_MAX else "]")
