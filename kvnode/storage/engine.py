@@ -2,21 +2,21 @@
 
 Decides: nothing; it names the promises of R45-R48 that `rocks` keeps and `memory` models.
 
-An engine maps a row key (partition, store, key) to an `Image`, and a short name to a meta value.  Rows put since the last
-sync form a *group*: one atomic batch, one sync, then every callback of the group in the order of the puts.
+An engine maps a row key (partition, store, key) to an `Image`, and a short name to a meta value.  Rows put since the
+last sync form a *group*: one atomic batch, one sync, then every callback of the group in the order of the puts.
 
 Invariants:
-- `then` runs on the event loop, after the row is durable (`sync=True`) or written (`sync=False`), never before, never twice;
-  groups complete in the order in which they were formed.
+- `then` runs on the event loop, after the row is durable (`sync=True`) or written (`sync=False`), never before, never
+  twice; groups complete in the order in which they were formed.
 - A failed write or sync calls `fatal` and no callback ever again: a retried fsync lies (R45).
-- `load` and `scan` show rows of completed groups; a row still in a group may or may not be seen, so the caller keeps the
-  image of a key in memory until its `then` has run.
+- `load` and `scan` show rows of completed groups; a row still in a group may or may not be seen, so the caller keeps
+  the image of a key in memory until its `then` has run.
 - Every row carries a CRC32C over key and content, checked whenever it is read; a bad one raises `DamagedRow` (R46).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 from kvnode.core.record import Image
@@ -27,7 +27,7 @@ class StorageError(Exception):
 
 
 class DamagedRow(StorageError):
-    """A stored row fails its checksum: the node must stop and say so (R46, R47); never served, never repaired in place."""
+    """Stored data fails its checksum: the node must stop and say so (R46, R47); never served, never mended in place."""
 
 
 class Engine(Protocol):
@@ -53,8 +53,15 @@ class Engine(Protocol):
     def put_meta(self, name: str, value: bytes, *, sync: bool, then: Callable[[], None] | None) -> None:
         """Add a meta value to the open group, like `put`."""
 
-    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, Image]]:
-        """Yield rows with start <= key < end in key order, from one snapshot.  Raises DamagedRow.  Close it when done."""
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of rows that were put and are not complete.  The engine refuses nothing: refuse requests by this."""
+
+    def scan(self, start: bytes, end: bytes) -> Generator[tuple[bytes, Image], None, None]:
+        """Yield rows with start <= key < end in key order, from one snapshot, read as they are asked for.
+
+        Close it when done before its end.  Raises DamagedRow.
+        """
 
     def approximate_keys(self) -> int:
         """Return an estimate of the number of rows; O(1)."""

@@ -1,0 +1,335 @@
+"""The engine on disk: RocksDB through `rocksdict`, one batch and one sync per group, in a thread of its own (R45-R48).
+
+Decides: RocksDB's options, what its errors mean, and when the disk counts as full.  Leaves to others: which rows form
+a group (`groups`), the layout of a row (`rows`), whose data it is (`directory`), and what a node does when the engine
+fails.
+
+Invariants:
+- One thread writes; the loop's thread reads and never waits for a write or a sync.  A group's outcome comes back to
+  the loop by `call_soon_threadsafe`, so every callback and `fatal` run there.
+- A failed write or sync is final: RocksDB is not asked again (a second fsync may report success for data that is gone).
+- Recovery replays the write-ahead log up to a torn tail and refuses any other damage; never "point in time", which
+  drops acknowledged rows behind a damaged one without a word.
+
+Caveats, each seen in a test: an iterator that meets a damaged block just ends, so its status is asked for at the end;
+RocksDB skips a zeroed part of the log, so `wal` looks first; it names a damaged log only in its own LOG file, so that
+is read for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NoReturn, Protocol
+from weakref import WeakSet
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+from kvnode.config import Limits
+from kvnode.core.record import Image
+from kvnode.storage import rows
+from kvnode.storage.engine import DamagedRow, StorageError
+from kvnode.storage.groups import Group, Groups, Then
+from kvnode.storage.wal import check_logs
+
+_WRITE_BUFFERS = 3
+"""One being filled, one being written out, one so that a slow disk does not stop the writer at once."""
+_FILES_OPEN_MAX = 512
+_BLOOM_BITS = 10
+"""About one false positive in a hundred; 1.25 bytes a key."""
+_FILE_NAME = re.compile(r"[^\s:'\"]*(?:\d{6,}\.(?:sst|log|blob)|MANIFEST-\d+|CURRENT|OPTIONS-\d+)")
+_DROPPED = re.compile(r"(\S+\.log): dropping \d+ bytes")
+
+Scan = Generator[tuple[bytes, Image], None, None]
+
+
+class Database(Protocol):
+    """What the writing thread uses of an open `Rdict`: the seam at which tests let the disk fail."""
+
+    def write(self, batch: WriteBatch, options: WriteOptions) -> None:
+        """Write a batch to the log and the memtable."""
+
+    def flush_wal(self, sync: bool) -> None:
+        """Sync the log."""
+
+
+class RocksEngine:
+    """An engine over a RocksDB database; see `kvnode.storage.engine.Engine` for the contract."""
+
+    def __init__(
+        self,
+        database: Rdict,
+        path: Path,
+        limits: Limits,
+        fatal: Callable[[BaseException], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.path = path
+        self.syncs = 0
+        self._db = database
+        self._get = database.get
+        self._reserve_bytes = limits.disk_reserve_bytes
+        self._fatal = fatal
+        self._loop = loop
+        self._groups = Groups(loop.call_soon, self._write, self._on_failure)
+        self._is_writable = True
+        self._scans: WeakSet[Scan] = WeakSet()
+        self._closed = False
+        self._jobs: SimpleQueue[tuple[WriteBatch, bool] | None] = SimpleQueue()
+        self._options = WriteOptions()
+        self._thread = threading.Thread(target=self._run, name="kvnode-sync", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        limits: Limits,
+        fatal: Callable[[BaseException], None],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        create: bool = True,
+    ) -> RocksEngine:
+        """Open the database in the folder `path`, replaying its log; takes as long as that takes.
+
+        `fatal` is called at most once, on the loop, when a write or sync has failed: the process must end.  Without
+        `create` an absent database is an error: a disk that lost its rows must not pass for an empty one (R44).
+        Raises StorageError, or DamagedRow naming the file.
+        """
+        if not create and not (path / "CURRENT").exists():
+            raise StorageError(
+                f"there are no rows in {path}, where this node had stored some; a node that lost its disk must not come"
+                " back under its old identity (docs/protocol.md R44)"
+            )
+        check_logs(path)
+        try:
+            database = Rdict(str(path), _options(limits))
+        except Exception as error:  # rocksdict raises plain exceptions
+            _refuse(error, f"the rows in {path} cannot be opened", path)
+        return cls(database, path, limits, fatal, loop)
+
+    @property
+    def writable(self) -> bool:
+        """False while free space is below the reserve.  Looked at before each group, and again while it is False."""
+        if not self._is_writable:
+            self._is_writable = self._has_space()
+        return self._is_writable
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes of rows that were put and are not complete.  Nothing is refused here: refuse requests by this."""
+        return self._groups.backlog_bytes
+
+    def load(self, key: bytes) -> Image | None:
+        """Return the row of `key`, or None.  Raises DamagedRow."""
+        row = self._load(key)
+        return None if row is None else rows.decode(key, row)
+
+    def put(self, key: bytes, image: Image, *, sync: bool, then: Then | None) -> None:
+        """Add a row to the open group."""
+        self._groups.add(key, rows.encode(key, image), sync, then)
+
+    def load_meta(self, name: str) -> bytes | None:
+        """Return a meta value, or None.  Raises DamagedRow."""
+        key = rows.meta_key(name)
+        row = self._load(key)
+        return None if row is None else rows.decode_meta(key, row)
+
+    def put_meta(self, name: str, value: bytes, *, sync: bool, then: Then | None) -> None:
+        """Add a meta value to the open group."""
+        key = rows.meta_key(name)
+        self._groups.add(key, rows.encode_meta(key, value), sync, then)
+
+    def scan(self, start: bytes, end: bytes) -> Scan:
+        """Return the rows with start <= key < end in key order, from one snapshot, read as they are asked for.
+
+        Close it when done before its end: it keeps old rows on disk.  Raises DamagedRow.
+        """
+        options = ReadOptions()
+        options.set_iterate_upper_bound(min(end, rows.META_PREFIX))
+        # A scan must not push the working set out of the cache.  The stub forgets the argument.
+        options.fill_cache(False)  # type: ignore[call-arg]
+        scan = self._rows(start, options)
+        self._scans.add(scan)
+        return scan
+
+    def approximate_keys(self) -> int:
+        """Return RocksDB's estimate: a key rewritten lately may count more than once."""
+        return self._db.property_int_value("rocksdb.estimate-num-keys") or 0
+
+    def stored_bytes(self) -> int:
+        """Return the bytes of all files of the database; one look at the folder."""
+        total = 0
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # a compaction may remove it meanwhile
+                    total += entry.stat().st_size
+        return total
+
+    async def close(self) -> None:
+        """Finish what was put, sync it, end every scan and release the database.  After a failure: only release."""
+        if self._closed:
+            return
+        self._closed = True
+        if not self._groups.is_idle:
+            idle = self._loop.create_future()
+            self._groups.on_idle = lambda: idle.set_result(None)
+            await idle
+        for scan in list(self._scans):
+            scan.close()
+        self._jobs.put(None)
+        while self._thread.is_alive():  # it syncs and closes the database, which may take a while
+            await self._loop.run_in_executor(None, self._thread.join, 1.0)
+
+    def _load(self, key: bytes) -> bytes | None:
+        try:
+            return self._get(key)
+        except Exception as error:
+            _refuse(error, f"the row of {rows.describe(key)} cannot be read", self.path)
+
+    def _rows(self, start: bytes, options: ReadOptions) -> Scan:
+        snapshot = self._db.snapshot()
+        cursor = snapshot.iter(options)
+        try:
+            cursor.seek(start)
+            while cursor.valid():
+                key = cursor.key()
+                yield key, rows.decode(key, cursor.value())
+                start = key
+                cursor.next()
+            cursor.status()
+        except DamagedRow:
+            raise
+        except Exception as error:
+            _refuse(error, f"the rows after {rows.describe(start)} cannot be read", self.path)
+        finally:
+            del cursor, snapshot
+
+    def _write(self, group: Group) -> None:
+        if self._is_writable:
+            self._is_writable = self._has_space()
+        batch = WriteBatch(raw_mode=True)
+        put = batch.put
+        for key, row in group.rows.items():
+            put(key, row)
+        self._jobs.put((batch, group.sync))
+
+    def _has_space(self) -> bool:
+        try:
+            facts = os.statvfs(self.path)
+        except OSError:
+            return False
+        return facts.f_bavail * facts.f_frsize >= self._reserve_bytes
+
+    def _on_failure(self, error: BaseException) -> None:
+        failure = StorageError(f"writing to {self.path} failed, so this node stops: {error}")
+        failure.__cause__ = error
+        self._fatal(failure)
+
+    # -- in the thread
+
+    def _run(self) -> None:
+        database: Database = self._db
+        failed = False
+        while (job := self._jobs.get()) is not None:
+            try:
+                database.write(job[0], self._options)
+                if job[1]:
+                    database.flush_wal(True)
+            except BaseException as error:  # whatever it is, the loop must hear of it
+                failed = True
+                self._report(self._groups.failed, error)
+                break
+            self._report(self._on_written, job[1])
+        self._release(failed)
+
+    def _on_written(self, synced: bool) -> None:
+        self.syncs += synced
+        self._groups.completed()
+
+    def _report(self, function: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _release(self, failed: bool) -> None:
+        if failed:  # wait to be closed: reads go on until the node has stopped
+            while self._jobs.get() is not None:
+                pass
+        else:
+            with contextlib.suppress(Exception):  # every acknowledged row is synced already
+                self._db.flush_wal(True)
+        self._db.close()
+
+
+def _options(limits: Limits) -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_paranoid_checks(True)
+    options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+    options.set_write_buffer_size(limits.write_buffer_bytes)
+    options.set_max_write_buffer_number(_WRITE_BUFFERS)
+    options.set_max_total_wal_size(_WRITE_BUFFERS * limits.write_buffer_bytes)
+    options.set_max_background_jobs(2)
+    options.set_bytes_per_sync(1 << 20)  # spread the writing of large files, so that no sync waits for all of one
+    options.set_max_open_files(_FILES_OPEN_MAX)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_keep_log_file_num(4)
+    options.set_max_log_file_size(1 << 20)
+    options.set_stats_dump_period_sec(0)
+    options.set_block_based_table_factory(_table_options(limits))
+    return options
+
+
+def _table_options(limits: Limits) -> BlockBasedOptions:
+    """Return options that keep indexes and filters inside the cache's bound."""
+    table = BlockBasedOptions()
+    table.set_block_cache(Cache(limits.block_cache_bytes))
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    table.set_bloom_filter(_BLOOM_BITS, False)
+    table.set_block_size(4096)
+    return table
+
+
+def _refuse(error: Exception, what: str, path: Path) -> NoReturn:
+    """Raise what a foreign error means: DamagedRow, naming the file, or StorageError."""
+    reason = str(error)
+    if "Corruption" not in reason:
+        hint = "; another process has it open" if "lock" in reason.lower() else ""
+        raise StorageError(f"{what}: {reason}{hint}") from error
+    raise DamagedRow(
+        f"{what}: the file {_damaged_file(reason, path)} is damaged ({reason}); this node's data cannot be trusted,"
+        " so it must stay out (docs/protocol.md R46, R47)"
+    ) from error
+
+
+def _damaged_file(reason: str, path: Path) -> str:
+    """Return the file that RocksDB's text names, or the log that its LOG says it gave up on."""
+    named = _FILE_NAME.findall(reason)
+    if named:
+        return str(path / Path(named[0]).name)
+    dropped = _DROPPED.findall("\n".join(_last_lines(path / "LOG")))
+    return str(path / Path(dropped[-1]).name) if dropped else f"(not named) in {path}"
+
+
+def _last_lines(log: Path) -> Iterable[str]:
+    try:
+        return log.read_text("utf-8", "replace").splitlines()[-200:]
+    except OSError:
+        return ()

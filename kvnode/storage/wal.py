@@ -1,0 +1,65 @@
+"""A second look at RocksDB's write-ahead logs before it replays them (R46).
+
+Decides: whether the logs are whole up to a torn tail.  RocksDB checks each record's CRC, but where a header reads as
+zeros (a page that never reached the disk, or was wiped) it takes the rest of the block for padding and goes on behind
+it, and it replays a newer log although an older one was cut short: acknowledged rows in between are gone without a
+word.  Both leave a gap in the sequence numbers, and that is what is looked for here.  Leaves to others: the records'
+CRCs and everything else, to RocksDB.
+
+Source: "Write Ahead Log File Format" in RocksDB's wiki.  A log is blocks of 32 KiB; a record is crc 4 | length 2 |
+type 1 | payload, little-endian, never starting in the last 6 bytes of a block; a batch is one FULL record or a FIRST,
+some MIDDLE and a LAST, and begins with sequence number 8 | count 4.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from kvnode.storage.engine import DamagedRow
+
+_BLOCK_BYTES = 32 * 1024
+_HEADER = struct.Struct("<IHB")
+_BATCH = struct.Struct("<QI")
+_FULL, _FIRST, _LAST_PLAIN = 1, 2, 4
+
+
+def check_logs(folder: Path) -> None:
+    """Raise DamagedRow if the logs in `folder` have a hole; a torn end of the newest one is none."""
+    following = 0
+    for log in sorted(folder.glob("*.log")):
+        following = _check_log(log, log.read_bytes(), following)
+
+
+def _check_log(log: Path, data: bytes, following: int) -> int:
+    """Return the sequence number that must follow the log's last batch (0: not known yet)."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        left = _BLOCK_BYTES - at % _BLOCK_BYTES
+        if left < _HEADER.size:
+            at += left
+            continue
+        _, length, kind = _HEADER.unpack_from(data, at)
+        if kind == 0 and length == 0:
+            if data[at:].strip(b"\0"):
+                _refuse(log, at, "zeros stand where a record should, and records follow")
+            return following
+        if kind > _LAST_PLAIN:  # a type that this reader does not know: RocksDB will judge it
+            return following
+        end = at + _HEADER.size + length
+        if end > len(data):  # torn tail; if a newer log follows, its first batch will tell
+            return following
+        if kind in (_FULL, _FIRST) and length >= _BATCH.size:
+            sequence, count = _BATCH.unpack_from(data, at + _HEADER.size)
+            if following and sequence != following:
+                _refuse(log, at, f"batch {sequence} follows where {following} should")
+            following = sequence + count
+        at = end
+    return following
+
+
+def _refuse(log: Path, at: int, what: str) -> None:
+    raise DamagedRow(
+        f"the write-ahead log {log} is damaged at byte {at} ({what}), so acknowledged rows may be missing; this node's"
+        " data cannot be trusted and it must stay out (docs/protocol.md R46, R47)"
+    )
