@@ -27,7 +27,7 @@ HANDSHAKE_BYTES_MAX: Final = 64 * 1024
 """Until the handshake is through, a stranger gets this much of our memory and no more."""
 
 BATCH_BYTES: Final = 256 * 1024
-"""Several messages share a frame up to this size; a larger frame carries one message.  One read of uvloop is as long."""
+"""Several messages share a frame up to this size; a larger frame carries one message.  uvloop reads as much at once."""
 BATCH_MESSAGES_MAX: Final = 8192
 ELEMENTS_MAX: Final = 1 << 19
 """Arrays, maps, their members and scalars of one frame: room for a page of 100,000 rows, the most that a node sends."""
