@@ -27,7 +27,7 @@ _FULL, _FIRST, _LAST_PLAIN = 1, 2, 4
 def check_logs(folder: Path) -> None:
     """Raise DamagedRow if the logs in `folder` have a hole; a torn end of the newest one is none."""
     following = 0
-    for log in sorted(folder.glob("*.log")):
+    for log in sorted(folder.glob("*.log"), key=lambda log: int(log.stem)):
         following = _check_log(log, log.read_bytes(), following)
 
 
