@@ -1,0 +1,301 @@
+"""The command `kvnode`: clusters and nodes here, single operations in `operations`, whole files in `transfer`.
+
+Decides: options, exit codes, and that every error is one sentence on stderr.  Leaves to others: what is done.
+
+Exit codes: 0 done; 1 not found, or a local cluster or node failed; 2 usage or configuration; 3 ETag mismatch;
+4 refused, nothing was applied; 5 the outcome is unknown.
+
+`kvnode node` runs through here too, so what only other commands need (rich, the client) is imported when they run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from kvclient.errors import ConfigError, EtagMismatch, InvalidRequest, KvError
+from kvnode import __version__, localstate, operations, show, target
+from kvnode.localstate import LocalError
+from kvnode.operations import address_option, config_option, data_dir_option, json_option
+
+if TYPE_CHECKING:
+    from kvnode.local import Supervisor
+
+DONE, FAILED, USAGE, MISMATCH, REFUSED, UNKNOWN = range(6)
+RESTART_TIMEOUT_S = 700.0
+"""A node may take up to `drain_timeout_s` (600 s at most) to stop; the supervisor bounds it and the start."""
+ASK_TIMEOUT_S = 100.0
+WATCH_INTERVAL_S = 1.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, message="kvnode %(version)s")
+def cli() -> None:
+    """Run, use and look into a replicated key-value store.
+
+    \b
+    Exit codes: 0 done, 1 not found (or a local cluster failed), 2 usage, 3 ETag mismatch,
+    4 refused (nothing was applied), 5 outcome unknown (it may have been applied).
+    """
+
+
+for _command in operations.COMMANDS:
+    cli.add_command(_command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code that api.md promises."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except BaseException as error:
+        code = _exit_code(error)
+    _exit(code if isinstance(code, int) else DONE)
+
+
+def _exit(code: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _exit_code(error: BaseException) -> int:
+    """Say what went wrong in one sentence and return the exit code for it; anything unforeseen is raised again."""
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.UsageError():
+            hint = f" (try `{error.ctx.command_path} --help`)" if error.ctx else ""
+            return _fail(error.format_message().rstrip(".") + hint, USAGE)
+        case click.ClickException():
+            return _fail(error.format_message(), USAGE)
+        case KeyboardInterrupt() | click.Abort():
+            return _fail("interrupted", 130)
+        case BrokenPipeError():
+            return DONE
+        case KvError():
+            return _fail(str(error), _exit_code_of_outcome(error))
+        case LocalError() | OSError():
+            return _fail(str(error), FAILED)
+    if type(error).__name__ in ("ProbeError", "StorageError", "DamagedRow"):  # their modules are not imported for this
+        return _fail(str(error), FAILED)
+    raise error
+
+
+def _exit_code_of_outcome(error: KvError) -> int:
+    if isinstance(error, ConfigError | InvalidRequest):
+        return USAGE
+    if isinstance(error, EtagMismatch):
+        return MISMATCH
+    return REFUSED if error.outcome == "not applied" else UNKNOWN
+
+
+def _fail(sentence: str, code: int) -> int:
+    click.echo(f"kvnode: {sentence}", err=True)
+    return code
+
+
+# -- nodes and local clusters
+
+
+@cli.command()
+@click.argument("node_id", metavar="ID")
+@click.option("--config", type=click.Path(path_type=Path), default=Path("cluster.toml"), help="The cluster file.")
+def node(node_id: str, config: Path) -> None:
+    """Run one node in the foreground until SIGTERM or Ctrl-C.
+
+    This is what an init system or a container runs.  It logs to stderr.
+    """
+    from kvnode import config as configuration
+
+    loaded = configuration.load(config)
+    loaded.node(node_id)
+
+    import uvloop
+
+    from kvnode.node import run
+
+    uvloop.run(run(loaded, node_id))
+
+
+@cli.command()
+@click.option("--nodes", type=click.IntRange(1, 64), help="Number of nodes; default: as configured, else 3.")
+@config_option
+@data_dir_option
+@click.option("--detach", is_flag=True, help="Return when every node serves; stop it with `kvnode down`.")
+def up(nodes: int | None, config: Path | None, data_dir: Path | None, detach: bool) -> None:
+    """Start a cluster on this machine, one process per node, and supervise it.
+
+    Ctrl-C drains and stops it.  A node that dies is reported and stays down until `kvnode restart`.
+    The configuration is --config, else what --data-dir was started with before, else ./cluster.toml, else
+    three nodes on ports 7401 to 7403 with their data in ./.kvnode.
+    """
+    from kvnode import local, plan
+
+    planned = plan.make(config, data_dir, nodes)
+    if detach:
+        _up_detached(planned.data_dir, config, nodes)
+        return
+    supervisor = local.Supervisor(planned, _say)
+    code = asyncio.run(supervisor.run(_announce))
+    if code == 0:
+        _say("stopped")
+    sys.exit(code)
+
+
+def _say(sentence: str) -> None:
+    try:
+        click.echo(sentence)
+    except OSError:  # the terminal or pipe has gone; the cluster goes on
+        pass
+
+
+def _announce(supervisor: Supervisor) -> None:
+    nodes = [node.facts() for node in supervisor.nodes.values()]
+    words = {name: node.last_words() for name, node in supervisor.nodes.items()}
+    if _say_who_serves(supervisor.directory, nodes, words):
+        _say("Ctrl-C stops it")
+
+
+def _say_who_serves(directory: Path, nodes: list[localstate.NodeState], words: dict[str, str]) -> bool:
+    """Print the table of nodes and what those that do not serve said last; return whether any runs."""
+    rows = [(node.id, node.state, node.address, node.pid or "-", node.log) for node in nodes]
+    _say(show.table(("node", "state", "address", "pid", "log"), rows))
+    for node in nodes:
+        if node.state != "serving":
+            reason = words.get(node.id) or " and said nothing"
+            click.echo(f"kvnode: node {node.id} does not serve{reason}", err=True)
+    running = any(node.pid for node in nodes)
+    _say(f"cluster on {directory}" if running else f"no node of the cluster on {directory} could be started")
+    return running
+
+
+def _up_detached(directory: Path, config: Path | None, nodes: int | None) -> None:
+    from kvnode import detached
+
+    options = ["--data-dir", str(directory)]
+    options += ["--config", str(config.absolute())] if config else []
+    options += ["--nodes", str(nodes)] if nodes else []
+    answer = detached.start(directory, options)
+    states = [localstate.NodeState(**fields) for fields in answer["nodes"]]
+    _say_who_serves(directory, states, answer["last_words"])
+    if any(state.state != "serving" for state in states):
+        sys.exit(FAILED)
+    _say(f"stop it with `kvnode down --data-dir {directory}`")
+
+
+@cli.command()
+@config_option
+@data_dir_option
+def down(config: Path | None, data_dir: Path | None) -> None:
+    """Drain and stop a cluster that `kvnode up` started."""
+    from kvnode import detached
+
+    directory = target.find_directory(config, data_dir)
+    for sentence in detached.stop(directory):
+        click.echo(f"kvnode: {sentence}", err=True)
+    _say(f"the cluster on {directory} is stopped")
+
+
+def _ask_about_node(name: str, config: Path | None, data_dir: Path | None, what: str, timeout_s: float) -> None:
+    directory = target.find_directory(config, data_dir)
+    answer = localstate.ask(directory, timeout_s, do=what, node=name)
+    state = next(fields for fields in answer["nodes"] if fields["id"] == name)
+    _say(f"node {name}: {state['state']}" + (f" (pid {state['pid']})" if state["pid"] else ""))
+
+
+@cli.command()
+@click.argument("node_id", metavar="NODE")
+@config_option
+@data_dir_option
+def kill(node_id: str, config: Path | None, data_dir: Path | None) -> None:
+    """Kill a node of a local cluster with SIGKILL; it stays down until `kvnode restart`."""
+    _ask_about_node(node_id, config, data_dir, "kill", ASK_TIMEOUT_S)
+
+
+@cli.command()
+@click.argument("node_id", metavar="NODE")
+@config_option
+@data_dir_option
+def pause(node_id: str, config: Path | None, data_dir: Path | None) -> None:
+    """Stop a node of a local cluster in its tracks (SIGSTOP): it keeps its connections and answers nothing."""
+    _ask_about_node(node_id, config, data_dir, "pause", ASK_TIMEOUT_S)
+
+
+@cli.command()
+@click.argument("node_id", metavar="NODE")
+@config_option
+@data_dir_option
+def resume(node_id: str, config: Path | None, data_dir: Path | None) -> None:
+    """Let a paused node of a local cluster go on (SIGCONT)."""
+    _ask_about_node(node_id, config, data_dir, "resume", ASK_TIMEOUT_S)
+
+
+@cli.command()
+@click.argument("node_id", metavar="NODE")
+@config_option
+@data_dir_option
+def restart(node_id: str, config: Path | None, data_dir: Path | None) -> None:
+    """Start a node of a local cluster again, after draining it if it runs; returns when it serves."""
+    _ask_about_node(node_id, config, data_dir, "restart", RESTART_TIMEOUT_S)
+
+
+@cli.command()
+@config_option
+@address_option
+@data_dir_option
+@json_option
+@click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
+def status(config: Path | None, address: tuple[str, ...], data_dir: Path | None, as_json: bool, watch: bool) -> None:
+    """Show every node: state, pid, address, epoch, keys, bytes, clock offset, hints, repairs, load and latency.
+
+    Exit code 0 if every node serves, 1 if one does not.
+    """
+    found = target.find(address, config, data_dir)
+    while True:
+        nodes = asyncio.run(_facts(found))
+        _say(_status_text(found, nodes, as_json, clear=watch))
+        if not watch:
+            break
+        time.sleep(WATCH_INTERVAL_S)
+    sys.exit(DONE if all(facts["state"] == "serving" for facts in nodes) else FAILED)
+
+
+def _status_text(found: target.Target, nodes: list[dict[str, Any]], as_json: bool, clear: bool) -> str:
+    if as_json:
+        return show.as_json({"cluster": found.cluster or None, "nodes": nodes})
+    lines = [show.table(show.STATUS_HEADERS, show.status_rows(nodes))]
+    lines += [f"{facts['node']}: {facts['error']}" for facts in nodes if "error" in facts]
+    return ("\033[H\033[2J" if clear and show.is_terminal(sys.stdout) else "") + "\n".join(lines)
+
+
+async def _facts(found: target.Target) -> list[dict[str, Any]]:
+    """Return what every node says of itself, or what the supervisor and the socket say of one that is silent."""
+    from kvnode import probe
+
+    answers = await probe.statuses(found.addresses, found.cluster)
+    states = _supervised(found)
+    facts: list[dict[str, Any]] = []
+    for name, text, answer in zip(found.names, found.address_texts, answers, strict=True):
+        if isinstance(answer, dict):
+            facts.append({**answer, "address": text})
+            continue
+        supervised = states.get(name)
+        state = supervised.state if supervised and supervised.state != "serving" else answer.state
+        pid = supervised.pid if supervised and supervised.is_alive else None
+        facts.append({"node": name, "state": state, "pid": pid, "address": text, "error": str(answer)})
+    return facts
+
+
+def _supervised(found: target.Target) -> dict[str, localstate.NodeState]:
+    if found.data_dir is None or not localstate.is_supervised(found.data_dir):
+        return {}
+    state = localstate.load(found.data_dir)
+    return {node.id: node for node in state.nodes} if state else {}

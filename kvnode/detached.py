@@ -1,0 +1,97 @@
+"""A supervisor in a session of its own: `kvnode up --detach`, and `kvnode down` for any supervisor.
+
+Decides: when a detached start counts as done, and how long a stop may take.  Leaves to others: supervising (`local`)
+and the state file (`localstate`).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from kvclient.errors import ConfigError
+from kvnode import config as configuration
+from kvnode import localstate, plan
+from kvnode.localstate import LocalError
+
+START_TIMEOUT_S = 90.0
+"""Above the supervisor's own bound for its nodes (local.START_TIMEOUT_S)."""
+STOP_MARGIN_S = 15.0
+"""On top of the nodes' drain timeout: the supervisor kills what has not drained by then."""
+LOG_NAME = "supervisor.log"
+
+
+def start(directory: Path, options: list[str]) -> dict[str, Any]:
+    """Start `kvnode up` with these options in the background; return its answer once each node serves or has failed.
+
+    Raises LocalError with the supervisor's own words if it gives up.
+    """
+    plan.prepare_directory(directory)
+    if localstate.is_supervised(directory):
+        raise LocalError(localstate.already_running(directory))
+    log = directory / localstate.LOGS / LOG_NAME
+    with log.open("ab") as output:
+        log_from = output.tell()
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "kvnode", "up", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    _wait_for_control(directory, supervisor, log, log_from)
+    try:
+        return localstate.ask(directory, START_TIMEOUT_S, do="wait")
+    except LocalError:
+        raise _gave_up(supervisor, log, log_from) from None
+
+
+def _wait_for_control(directory: Path, supervisor: subprocess.Popen[bytes], log: Path, log_from: int) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        state = localstate.load(directory)
+        if state is not None and state.pid == supervisor.pid:
+            return
+        if supervisor.poll() is not None or time.monotonic() > deadline:
+            raise _gave_up(supervisor, log, log_from)
+        time.sleep(localstate.POLL_S)
+
+
+def _gave_up(supervisor: subprocess.Popen[bytes], log: Path, log_from: int) -> LocalError:
+    try:
+        supervisor.wait(2)  # it answers for itself in its log before it ends
+    except subprocess.TimeoutExpired:
+        return LocalError(f"the supervisor (pid {supervisor.pid}) does not answer, see {log}")
+    lines = [line.removeprefix("kvnode: ") for line in localstate.tail(log, 20, log_from)]
+    return LocalError("\n".join(lines) or f"the supervisor exited with code {supervisor.returncode}, see {log}")
+
+
+def stop(directory: Path) -> list[str]:
+    """Stop the cluster that runs on `directory` and wait until it is gone; return a sentence per node that was killed.
+
+    Node processes whose supervisor was killed are stopped too.  Raises LocalError if nothing runs there.
+    """
+    state = localstate.load(directory)
+    grace_s = _drain_timeout_s(directory) + STOP_MARGIN_S
+    if not localstate.is_supervised(directory):
+        orphans = state.orphans() if state else ()
+        if not orphans:
+            localstate.running(directory)
+        return localstate.stop_orphans(orphans, grace_s)
+    localstate.ask(directory, grace_s, do="down")
+    deadline = time.monotonic() + grace_s
+    while localstate.is_supervised(directory):
+        if time.monotonic() > deadline:
+            raise LocalError(f"the supervisor of {directory} did not stop in {grace_s:g} s")
+        time.sleep(localstate.POLL_S)
+    return []
+
+
+def _drain_timeout_s(directory: Path) -> float:
+    try:
+        return configuration.load(directory / localstate.CONFIG_FILE).limits.drain_timeout_s
+    except ConfigError:
+        return configuration.Limits().drain_timeout_s

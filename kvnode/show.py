@@ -1,0 +1,191 @@
+"""How results look: tables and colour on a terminal, plain aligned text when piped, one JSON document for machines.
+
+Decides: every layout and wording of results.  Leaves to others: the facts themselves.  Results go to stdout; progress
+and errors go to stderr, so that a pipe carries results only.  `rich` is imported only where a terminal looks on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+Row = Sequence[object]
+Rows = Sequence[Row]
+STYLES = {
+    "serving": "green",
+    "yes": "green",
+    "starting": "yellow",
+    "joining": "yellow",
+    "draining": "yellow",
+    "stopping": "yellow",
+    "paused": "yellow",
+    "down": "bold red",
+    "unreachable": "bold red",
+    "no": "bold red",
+}
+_UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Return whether a person looks at this stream."""
+    return stream.isatty()
+
+
+def as_json(facts: Any) -> str:
+    """Return facts as one line of JSON."""
+    return json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
+
+
+def table(headers: Sequence[str], rows: Rows, *, title: str = "") -> str:
+    """Return a table in the form that stdout deserves: boxes and colour on a terminal, aligned columns when piped."""
+    return _rich_table(headers, rows, title) if is_terminal(sys.stdout) else plain_table(headers, rows, title=title)
+
+
+def plain_table(headers: Sequence[str], rows: Rows, *, title: str = "") -> str:
+    """Return a table as aligned columns, two spaces apart; columns of numbers are aligned right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in (list(headers), *cells)) for i in range(len(headers))]
+    right = [_is_numeric(cells, i) for i in range(len(headers))]
+    lines = [title] if title else []
+    for line in (list(headers), *cells):
+        padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _is_numeric(cells: Sequence[Sequence[str]], column: int) -> bool:
+    return bool(cells) and all(row[column][:1] in "0123456789+-" for row in cells)
+
+
+def _rich_table(headers: Sequence[str], rows: Rows, title: str) -> str:
+    from rich.console import Console
+
+    console = Console(file=sys.stdout)
+    with console.capture() as capture:
+        console.print(rich_table(headers, rows, title))
+    return capture.get().rstrip("\n")
+
+
+def rich_table(headers: Sequence[str], rows: Rows, title: str = "") -> Any:
+    """Return a `rich` table; states are coloured."""
+    from rich.box import ROUNDED
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[str(cell) for cell in row] for row in rows]
+    made = Table(title=title or None, box=ROUNDED, header_style="bold", title_justify="left")
+    for i, header in enumerate(headers):
+        made.add_column(header, justify="right" if _is_numeric(cells, i) else "left", overflow="fold")
+    for row in cells:
+        made.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    return made
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people, with a binary unit."""
+    for unit, name in _UNITS:
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for people: 3 s, 4 min, 5.1 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+STATUS_HEADERS = (
+    *("node", "state", "pid", "address", "epoch", "keys", "bytes", "clock", "hints"),
+    *("repairs", "ops/s", "p50 ms", "p99 ms", "peers", "up"),
+)
+
+
+def status_rows(nodes: Sequence[Mapping[str, Any]]) -> list[list[object]]:
+    """Return one row per node, in the order of STATUS_HEADERS; a node that does not answer has only its state."""
+    return [_status_row(node) for node in nodes]
+
+
+def _status_row(node: Mapping[str, Any]) -> list[object]:
+    known = [node["node"], node["state"], node.get("pid") or "-", node["address"]]
+    if "epoch" not in node:
+        return [*known, *("-" for _ in STATUS_HEADERS[4:])]
+    latency, peers = node.get("latency_ms") or {}, node.get("peers") or {}
+    up = sum(1 for state in peers.values() if state == "up")
+    return [
+        *known,
+        node["epoch"],
+        node.get("keys", 0),
+        size(node.get("bytes", 0)),
+        f"{node.get('clock_offset_ms', 0):+.1f} ms",
+        node.get("hints", 0),
+        node.get("repairs", 0),
+        f"{node.get('ops_per_s', 0):.0f}",
+        f"{latency.get('p50') or 0:.2f}",
+        f"{latency.get('p99') or 0:.2f}",
+        f"{up}/{len(peers)}",
+        duration(node.get("uptime_s", 0)),
+    ]
+
+
+def explanation(facts: Mapping[str, Any]) -> str:
+    """Return what EXPLAIN said about a key: its place, each replica's state, and what a strong read would do."""
+    replicas = facts["replicas"]
+    rows = [_replica_row(replica) for replica in replicas]
+    agree = "the replicas agree" if facts["agree"] else "the replicas differ"
+    silent = sum(1 for replica in replicas if "error" in replica)
+    if silent:
+        agree += f"; {silent} of {len(replicas)} did not answer"
+    headers = ("replica", "promised", "accepted", "committed", "overlay")
+    return "\n".join(
+        (
+            f"key {as_json(facts['key'])} of store {facts['store']}: partition {facts['partition']},"
+            f" replicas {', '.join(facts['preference'])} (the first is its primary)",
+            table(headers, rows),
+            f"{agree}; a strong read: {facts['strong_read']}",
+        )
+    )
+
+
+def _replica_row(replica: Mapping[str, Any]) -> list[object]:
+    if "error" in replica:
+        return [replica["node"], replica["error"], "-", "-", "-"]
+    states = (_state_text(replica.get(name)) for name in ("accepted", "committed", "overlay"))
+    return [replica["node"], replica.get("promised") or "-", *states]
+
+
+def _state_text(state: Any) -> str:
+    if not state:
+        return "-"
+    if isinstance(state, Mapping):
+        return ", ".join(f"{name} {value}" for name, value in state.items())
+    return str(state)
+
+
+Advance = Callable[[int, str], None]
+"""Say how much is done now, and a few words about it."""
+
+
+@contextmanager
+def progress(title: str, total: int | None, done: int = 0) -> Iterator[Advance]:
+    """Show a progress bar on stderr while the block runs, if stderr is a terminal; else nothing."""
+    if not is_terminal(sys.stderr):
+        yield lambda done, words: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, completed=done, words="")
+        yield lambda done, words: bar.update(task, completed=done, words=words)

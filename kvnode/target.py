@@ -1,0 +1,77 @@
+"""Which cluster a command means: `--address`, `--config`, `--data-dir`, or what is found in the current directory.
+
+Decides: the order of these, and that the cluster that runs on a data directory is described by the configuration that
+it was started with (`up --nodes 5` adds nodes that no file names).  Leaves to others: connecting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvclient.addresses import Address, seeds_of
+from kvnode import config as configuration
+from kvnode import localstate, plan
+from kvnode.localstate import LocalError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A cluster: its addresses, and its name and nodes' names as far as they are known."""
+
+    addresses: tuple[Address, ...]
+    names: tuple[str, ...]
+    cluster: str = ""
+    data_dir: Path | None = None
+
+    @property
+    def address_texts(self) -> tuple[str, ...]:
+        """The addresses as people write them."""
+        return tuple(map(str, self.addresses))
+
+
+def find(addresses: tuple[str, ...] = (), config: Path | None = None, data_dir: Path | None = None) -> Target:
+    """Return the cluster that these options name.  Raises InvalidRequest, ConfigError or LocalError."""
+    if addresses:
+        seeds = seeds_of(addresses).addresses
+        return Target(seeds, tuple(str(seed) for seed in seeds))
+    return from_file(find_config(config, data_dir))
+
+
+def find_config(config: Path | None, data_dir: Path | None) -> Path:
+    """Return the configuration file that counts.  Raises LocalError if there is none."""
+    if data_dir is not None:
+        path = data_dir / localstate.CONFIG_FILE
+        if not path.exists():
+            raise LocalError(
+                f"no cluster was ever started on {data_dir}: start one with `kvnode up`, or give --address"
+            )
+        return path
+    path = config or plan.DEFAULT_CONFIG
+    if config is None and not path.exists():
+        path = plan.DEFAULT_DATA_DIR / localstate.CONFIG_FILE
+        if not path.exists():
+            raise LocalError("which cluster? give --config or --address, or start one here with `kvnode up`")
+    return _effective(path)
+
+
+def _effective(path: Path) -> Path:
+    """Return what the cluster that runs on this configuration's data directory was started with, if one runs there."""
+    directory = configuration.load(path).data_dir
+    effective = directory / localstate.CONFIG_FILE
+    return effective if localstate.is_supervised(directory) and effective.exists() else path
+
+
+def from_file(path: Path) -> Target:
+    """Return the cluster that a configuration file describes.  Raises ConfigError."""
+    config = configuration.load(path)
+    addresses = tuple(Address(node.host, node.port) for node in config.nodes)
+    return Target(addresses, tuple(node.id for node in config.nodes), config.cluster_name, config.data_dir)
+
+
+def find_directory(config: Path | None, data_dir: Path | None) -> Path:
+    """Return the data directory of the local cluster that these options name.  Raises ConfigError."""
+    if data_dir is not None:
+        return data_dir.absolute()
+    path = config or (plan.DEFAULT_CONFIG if plan.DEFAULT_CONFIG.exists() else None)
+    return (configuration.load(path).data_dir if path else plan.DEFAULT_DATA_DIR).absolute()

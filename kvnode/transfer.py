@@ -1,0 +1,370 @@
+"""Whole files: `kvnode import` and `kvnode export`.
+
+Decides: the order and number of writes in flight, what stops an import, what is reported, and how an export is resumed.
+Leaves to others: operation ids and progress (`journal`), the text of a line (`lines`), each write (`kvclient`).
+
+Lines are read, and get their ids, in the order of the file; `concurrency` of them are in flight.  Two lines with a key
+never are: the later waits, so that it also wins.  A write that fails for a reason that may pass (a node died) is tried
+again, with the same id, for as long as `timeout` says.  Then it counts as refused or unknown, and the import stops, or
+with `keep_going` goes on; the journal stays where that line is, so that the next run tries it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import xxhash
+
+import kvclient
+from kvclient import Kv, Store
+from kvclient.errors import ConfigError, InvalidRequest, KvError, OutcomeUnknown
+from kvnode import journal, lines, probe, show
+from kvnode.journal import Journal, Source, Ticket
+from kvnode.target import Target
+
+TIMEOUT_S = 30.0
+"""How long one line is tried: longer than the restart of a node takes."""
+PAUSE_S = 0.2
+LINE_BYTES_MAX = 512 << 20
+"""A value of 64 MiB (the most that a cluster can allow) with every byte escaped, and its key."""
+PROBLEMS_SHOWN_MAX = 20
+DONE, USAGE, REFUSED, UNKNOWN = 0, 2, 4, 5
+
+
+class ImportJob(NamedTuple):
+    """What the options of `kvnode import` say."""
+
+    file: str
+    store: str
+    timeout: float
+    consistency: str
+    concurrency: int
+    keep_going: bool
+    progress: Path | None
+    again: bool
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of an import, line by line: each is counted once."""
+
+    store: str
+    lines: int = 0
+    """Lines that were looked at in this run."""
+    written: int = 0
+    before: int = 0
+    """Lines that an earlier run had done."""
+    unchanged: int = 0
+    """Lines in doubt whose value stood there already."""
+    bad: int = 0
+    refused: int = 0
+    unknown: int = 0
+    seconds: float = 0.0
+    is_complete: bool = False
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """The worst of what happened: unknown, then refused, then bad lines."""
+        if self.unknown:
+            return UNKNOWN
+        return REFUSED if self.refused else USAGE if self.bad else DONE
+
+    def facts(self) -> dict[str, Any]:
+        """Return the counts for machines."""
+        names = ("store", "written", "before", "unchanged", "bad", "refused", "unknown")
+        counts = {name: getattr(self, name) for name in names}
+        return {**counts, "seconds": round(self.seconds, 3), "complete": self.is_complete, "problems": self.problems}
+
+    def sentence(self) -> str:
+        """Return the counts for people."""
+        rate = f" ({self.written / self.seconds:,.0f}/s)" if self.seconds > 0.1 and self.written else ""
+        text = f"{self.written:,} lines written to the store {self.store} in {self.seconds:.1f} s{rate}"
+        counts = (
+            (self.before, "were imported before"),
+            (self.unchanged, "stood there already"),
+            (self.bad, "are bad"),
+            (self.refused, "were refused (not applied)"),
+            (self.unknown, "have an unknown outcome"),
+        )
+        text += "".join(f"; {count:,} {words}" for count, words in counts if count)
+        if not self.is_complete:
+            text += "; not complete: run the same command again to go on"
+        return text
+
+
+def run_import(job: ImportJob, target: Target) -> Report:
+    """Import a file and return what became of it.  Raises InvalidRequest, ConfigError or NotConnected at the start."""
+    with _opened(job.file) as file:
+        return asyncio.run(_import(job, target, file))
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[IO[bytes]]:
+    if name == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with Path(name).open("rb") as file:
+            yield file
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {name}: {error.strerror or error}") from error
+
+
+async def _import(job: ImportJob, target: Target, file: IO[bytes]) -> Report:
+    kept = await _journal(job, target, file)
+    if kept.finished and not job.again:
+        report = Report(job.store, before=kept.done - kept.bad, bad=kept.bad, is_complete=True)
+        report.problems.append(f"{job.file} was imported already; --again writes every line once more")
+        _say(report.problems[0])
+        return report
+    async with kvclient.connect(target.address_texts, timeout=job.timeout) as kv:
+        if kept.reached:
+            kept.resume(kv)
+            _say(f"going on after line {kept.done:,}, where the import of {job.file} was interrupted")
+        importer = Importer(job, kv, kept, file)
+        return await importer.run()
+
+
+async def _journal(job: ImportJob, target: Target, file: IO[bytes]) -> Journal:
+    """Return the journal of this file's import: the one that an interrupted run left, or a new one."""
+    if not file.seekable():
+        return Journal(None, Source("", 0, job.store, job.consistency, {}))
+    digest, count = await asyncio.to_thread(_digest, file)
+    source = Source(digest, count, job.store, job.consistency, await _identities(target))
+    path = job.progress or Path(job.file + ".kvnode-import")
+    old = None if job.again else journal.load(path)
+    if old is not None and old.source.is_same(source):
+        return old
+    if old is not None and not old.finished:
+        _say(f"{path} belongs to another import (file, store or cluster changed): starting from the first line")
+    return Journal(path, source)
+
+
+def _digest(file: IO[bytes]) -> tuple[str, int]:
+    """Return a digest of the whole file and its number of lines."""
+    digest, count, last = xxhash.xxh3_128(), 0, b"\n"
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+        count += chunk.count(b"\n")
+        last = chunk[-1:]
+    file.seek(0)
+    return digest.hexdigest(), count + (last != b"\n")
+
+
+async def _identities(target: Target) -> dict[str, int]:
+    async def one(host: str, port: int) -> tuple[str, int] | None:
+        try:
+            facts = await probe.welcome(host, port, target.cluster)
+        except probe.ProbeError:
+            return None
+        return facts["name"], facts["node_id"]
+
+    answers = await asyncio.gather(*(one(host, port) for host, port in target.addresses))
+    return dict(answer for answer in answers if answer is not None)
+
+
+class Importer:
+    """One run of an import: `run` it once."""
+
+    def __init__(self, job: ImportJob, kv: Kv, kept: Journal, file: IO[bytes]) -> None:
+        self._job = job
+        self._kv = kv
+        self._store: Store = kv.store(job.store)
+        self._journal = kept
+        self._is_strong = job.consistency == "strong"
+        self._lines = enumerate(iter(lambda: file.readline(LINE_BYTES_MAX + 1), b""), 1)
+        self._finished: set[int] = set()
+        self._failed_at = 0
+        self._last_of_key: dict[str, asyncio.Event] = {}
+        self._is_stopping = False
+        self.report = Report(job.store, before=kept.done - kept.bad, bad=kept.bad)
+
+    async def run(self) -> Report:
+        """Write every line that is not done; return what became of them."""
+        started = time.monotonic()
+        total = self._journal.source.lines or None
+        try:
+            with show.progress(f"import {Path(self._job.file).name}", total, self._journal.done) as self._advance:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(self._job.concurrency):
+                        group.create_task(self._work())
+        finally:
+            self.report.seconds = time.monotonic() - started
+            self._note_end()
+        return self.report
+
+    def _note_end(self) -> None:
+        is_read = self._is_stopping or next(self._lines, None) is not None
+        self.report.is_complete = self._journal.finished = not (is_read or self._failed_at)
+        if self._journal.reached or self._journal.finished:
+            self._journal.save()
+
+    async def _work(self) -> None:
+        while not self._is_stopping and (found := self._next()) is not None:
+            number, raw = found
+            try:
+                line = self._parse(raw)
+                if line is not None:
+                    await self._in_turn(number, line)
+            except KvError as error:
+                self._fail(number, error)
+            else:
+                self._settle(number)
+
+    def _next(self) -> tuple[int, bytes] | None:
+        return next((found for found in self._lines if found[0] > self._journal.done), None)
+
+    def _parse(self, raw: bytes) -> lines.Line | None:
+        if len(raw) > LINE_BYTES_MAX:
+            self._is_stopping = True  # where its end is, nobody knows
+            raise InvalidRequest(f"it is longer than {LINE_BYTES_MAX} bytes")
+        return lines.parse(raw)
+
+    async def _in_turn(self, number: int, line: lines.Line) -> None:
+        """Write a line once the one before it with the same key is through."""
+        ticket = self._journal.ticket(number, self._kv) if self._is_strong else None
+        before, mine = self._last_of_key.get(line.key), asyncio.Event()
+        self._last_of_key[line.key] = mine
+        try:
+            if before is not None:
+                await before.wait()
+            await self._write(line, ticket)
+        finally:
+            mine.set()
+            if self._last_of_key[line.key] is mine:
+                del self._last_of_key[line.key]
+
+    async def _write(self, line: lines.Line, ticket: Ticket | None) -> None:
+        if ticket is not None and ticket.in_doubt and await self._stands_there(line):
+            self.report.unchanged += 1
+            return
+        options = {"consistency": self._job.consistency}
+        if ticket is not None:
+            options["operation_id"] = ticket.operation_id
+        await self._persist(lambda: self._store.put(line.key, line.value, **options))
+        self.report.written += 1
+
+    async def _stands_there(self, line: lines.Line) -> bool:
+        item = await self._persist(lambda: self._store.get(line.key, consistency="strong"))
+        return item is not None and type(item.value) is type(line.value) and item.value == line.value
+
+    async def _persist(self, operation: Callable[[], Awaitable[Any]]) -> Any:
+        """Try until it is done or the time is up.  Raises OutcomeUnknown if any try may have taken effect."""
+        give_up = time.monotonic() + self._job.timeout
+        unknown: KvError | None = None
+        while True:
+            try:
+                return await operation()
+            except KvError as error:
+                unknown = error if error.outcome == "unknown" else unknown
+                if not error.retryable or time.monotonic() >= give_up:
+                    raise (unknown or error) from None
+            await asyncio.sleep(PAUSE_S)
+
+    # -- what became of a line
+
+    def _settle(self, number: int) -> None:
+        """Count a line as done, and move the journal's mark over all that are done without a gap."""
+        kept = self._journal
+        if not self._failed_at or number < self._failed_at:
+            self._finished.add(number)
+            while kept.done + 1 in self._finished:
+                kept.done += 1
+                self._finished.remove(kept.done)
+        self._advance(kept.done if self._failed_at == 0 else number, self._words())
+
+    def _fail(self, number: int, error: KvError) -> None:
+        if isinstance(error, InvalidRequest) and not isinstance(error, OutcomeUnknown):
+            self.report.bad += 1
+            if self._job.keep_going:
+                self._journal.bad += 1
+                self._settle(number)
+        elif error.outcome == "unknown":
+            self.report.unknown += 1
+        else:
+            self.report.refused += 1
+        if not isinstance(error, InvalidRequest) or not self._job.keep_going:
+            self._failed_at = min(self._failed_at or number, number)
+        self._is_stopping = self._is_stopping or not self._job.keep_going
+        self._tell(f"line {number}: {error}")
+
+    def _tell(self, problem: str) -> None:
+        problems = self.report.problems
+        if len(problems) < PROBLEMS_SHOWN_MAX:
+            problems.append(problem)
+            _say(problem)
+        elif len(problems) == PROBLEMS_SHOWN_MAX:
+            problems.append("and more")
+            _say(problems[-1])
+
+    def _words(self) -> str:
+        report = self.report
+        trouble = report.bad + report.refused + report.unknown
+        return f"{trouble} lines in trouble" if trouble else ""
+
+
+def _say(sentence: str) -> None:
+    print(f"kvnode: {sentence}", file=sys.stderr)
+
+
+# -- export
+
+
+async def export(store: Store, prefix: str, output: Path | None, identity: str) -> int:
+    """Write every key of a store that begins with `prefix` as JSON Lines and return how many there are.
+
+    With `output`, that file appears when it is complete.  `identity` names what is exported: a partial file of the same
+    is gone on with, after its last whole line.  Raises ConfigError if the file cannot be written.
+    """
+    if output is None:
+        return await _export_to(store, prefix, sys.stdout, "", 0)
+    partial = output.with_name(f"{output.name}.{_short(identity)}.partial")
+    try:
+        with partial.open("a+b") as held:
+            last, count = _cut_to_whole_lines(held)
+        with partial.open("a", encoding="utf-8") as file:
+            count = await _export_to(store, prefix, file, last, count)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(output)
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror or error}; choose another --output") from error
+    return count
+
+
+def _short(identity: str) -> str:
+    return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def _cut_to_whole_lines(file: IO[bytes]) -> tuple[str, int]:
+    """Cut off half a line at the end; return the last key and the number of lines."""
+    file.seek(0)
+    last, count, end = b"", 0, 0
+    for raw in file:
+        if raw.endswith(b"\n"):
+            last, count, end = raw, count + 1, end + len(raw)
+    file.truncate(end)
+    line = lines.parse(last)
+    return (line.key if line else "", count)
+
+
+async def _export_to(store: Store, prefix: str, file: IO[str], after: str, count: int) -> int:
+    """Append the lines of every key after `after`; keys come in order, so the ones before it are passed over."""
+    with show.progress("export", None, count) as advance:
+        async for item in store.scan(prefix, values=True):
+            if item.key <= after:
+                continue
+            file.write(lines.dump(item) + "\n")
+            count += 1
+            advance(count, "keys")
+    return count
