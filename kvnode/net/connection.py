@@ -10,10 +10,10 @@ Invariants:
   invariant instead: it goes to the loop's exception handler, which stops the node.
 - A link holds at most: one incomplete frame, `outbox_bytes_max` and one message of unsent answers.
 
-Back-pressure.  A link that we accepted is not read while its answers stay unsent: a client cannot ask faster than it
-listens.  A link that we dialled is always read: were both sides to stop reading, neither could go on.
+Back-pressure.  A link that we accepted is not read while its answers stay unsent: a client asks no faster than
+it listens.  A link that we dialled is always read: were both sides to stop reading, neither could go on.
 
-Time.  No link has a timer: its owner calls `tick` for all of them together.  A tick counts as its nominal length however
+listens.  A link that we dialled is always read: were both sides to stop reading, neither could go on.
 late it comes, so a process that was stopped for a minute does not find every link silent when it wakes.
 """
 
@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 from kvclient.wire import messages
-from kvclient.wire.frames import HANDSHAKE_BYTES_MAX, Decoder, Encoder, FrameError, Message
+from kvclient.wire.frames import BATCH_BYTES, HANDSHAKE_BYTES_MAX, Decoder, FrameError, Message, fits_check, join, pack
 from kvclient.wire.messages import GOODBYE, HELLO, PING, PONG, WELCOME, MessageError
 from kvnode.config import Limits
 from kvnode.runtime import Clock
@@ -115,10 +115,10 @@ class Link(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_add", "_advanced", "_clock", "_decoder", "_encoder", "_feed", "_frame_s", "_full_s", "_greeting_s", "_heard",
-        "_is_flush_due", "_is_full", "_is_greeted", "_is_held", "_is_reading", "_limits", "_linger_s", "_loop",
-        "_on_batch", "_owner", "_quiet_s", "_shapes", "_silence_s_max", "_transport", "code", "facts", "index", "is_admitted", "is_dialled",
-        "is_open", "kind", "reason", "was_dismissed",
+        "_advanced", "_call_soon", "_clock", "_decoder", "_feed", "_frame_s", "_full_s", "_greeting_s", "_heard",
+        "_is_full", "_is_greeted", "_is_held", "_is_reading", "_limits", "_linger_s", "_loop", "_on_batch", "_outbox",
+        "_outbox_bytes", "_owner", "_quiet_s", "_shapes", "_silence_s_max", "_transport", "code", "facts", "index",
+        "is_admitted", "is_dialled", "is_open", "kind", "reason", "was_dismissed",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, limits: Limits, clock: Clock, *, dialled_index: int = -1) -> None:
@@ -131,12 +131,14 @@ class Link(asyncio.Protocol):
         self._owner, self._limits, self._clock = owner, limits, clock
         self._loop = asyncio.get_running_loop()
         self._decoder = Decoder(HANDSHAKE_BYTES_MAX)
-        self._encoder = Encoder(limits.frame_bytes_max)
-        self._feed, self._add = self._decoder.feed, self._encoder.add
+        self._feed = self._decoder.feed
+        self._call_soon = self._loop.call_soon
+        self._outbox: list[bytes] = []
+        self._outbox_bytes = 0
         self._shapes = _NO_SHAPES
         self._on_batch: Callable[[Link, list[list[Any]]], None]
         self._transport: asyncio.Transport
-        self._is_flush_due = self._is_full = self._is_greeted = False
+        self._is_full = self._is_greeted = False
         self._is_held = self._is_reading = True
         self._heard = self._advanced = False
         self._quiet_s = self._greeting_s = self._frame_s = self._full_s = self._linger_s = self._silence_s_max = 0.0
@@ -151,18 +153,25 @@ class Link(asyncio.Protocol):
         """
         if self._is_held and not self._has_room():
             return False
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            self._loop.call_soon(self._flush)
+        packed = pack(message)
+        outbox = self._outbox
+        if not outbox:
+            self._call_soon(self._flush)
+        outbox.append(packed)
+        self._outbox_bytes = held_bytes = self._outbox_bytes + len(packed)
+        return held_bytes < BATCH_BYTES or self._outbox_grew()
+
+    def _outbox_grew(self) -> bool:
+        """The outbox is large: take the last message back if it alone is too large, and refuse more at the limit."""
+        packed_bytes = len(self._outbox[-1])
         try:
-            held_bytes = self._add(message)
+            fits_check(packed_bytes, self._limits.frame_bytes_max)
         except FrameError as error:
-            _log.error("an answer to %s was dropped: %s", self.kind or "a stranger", error)
+            del self._outbox[-1]
+            self._outbox_bytes -= packed_bytes
+            _log.error("a message for the %s at the other end was dropped: %s", self.kind or "stranger", error)
             return False
-        except (TypeError, ValueError, OverflowError):
-            self.abort("internal", f"a message of kind {message[0]} could not be packed")
-            raise
-        if held_bytes >= self._limits.outbox_bytes_max - WRITE_HIGH_WATER_BYTES:
+        if self._outbox_bytes >= self._limits.outbox_bytes_max - WRITE_HIGH_WATER_BYTES:
             self._is_held = True
         return True
 
@@ -172,8 +181,10 @@ class Link(asyncio.Protocol):
             return
         reason = reason[:REASON_CHARACTERS_MAX]
         self._end(code, reason)
-        self._add((GOODBYE, code, reason))
-        self._transport.write(self._encoder.take())
+        goodbye = pack((GOODBYE, code, reason))
+        self._outbox.append(goodbye)
+        self._outbox_bytes += len(goodbye)
+        self._transport.write(self._take_outbox())
         # What still comes in is read and dropped, and only our half is shut: closing a socket with unread bytes resets
         # the connection, and the reset can overtake the GOODBYE.
         self._resume_reading()
@@ -191,7 +202,7 @@ class Link(asyncio.Protocol):
     @property
     def unsent_bytes(self) -> int:
         """Bytes that were queued and that the operating system has not taken yet."""
-        return self._encoder.held_bytes + self._transport.get_write_buffer_size()
+        return self._outbox_bytes + self._transport.get_write_buffer_size()
 
     def _has_room(self) -> bool:
         return self.is_open and self.unsent_bytes < self._limits.outbox_bytes_max
@@ -200,10 +211,14 @@ class Link(asyncio.Protocol):
         return not self.is_open
 
     def _flush(self) -> None:
-        self._is_flush_due = False
-        if self.is_open:
-            self._transport.write(self._encoder.take())
-            self._is_held = self._is_full or not self.is_open
+        if self.is_open and self._outbox:
+            self._transport.write(self._take_outbox())
+            self._is_held = self._is_full
+
+    def _take_outbox(self) -> bytes:
+        data = join(self._outbox, self._outbox_bytes)
+        self._outbox, self._outbox_bytes = [], 0
+        return data
 
     def _end(self, code: str, reason: str) -> None:
         self.is_open = False

@@ -1,6 +1,7 @@
 """The node's front door: it accepts connections, judges their first words and closes in stages.
 
-Decides: how many may connect, whether a HELLO is of this protocol, what each role may send, the order of a shutdown.  Leaves to others: who is admitted (`Handler.admit`: cluster, identity, R1) and everything after the handshake.
+Decides: how many may connect, whether a HELLO is of this protocol, what each role may send, the order of a shutdown.
+Leaves to others: who is admitted (`Handler.admit`: cluster, identity, R1) and everything after the handshake.
 
 Connections: at most `connections_max` clients.  Nodes are not counted, since a node that cannot reach its peers serves
 nobody, and strangers get `_STRANGERS_MAX` places beyond, for the time of their handshake.

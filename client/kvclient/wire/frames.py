@@ -34,8 +34,8 @@ ELEMENTS_MAX: Final = 1 << 19
 
 _PLAIN_ARRAY_MAX: Final = BATCH_MESSAGES_MAX
 """1,023 nested headers that each claim so many elements reserve 64 MiB; a longer array is believed once counted."""
-_PACKER_BYTES: Final = 4096
 _LIST_ONLY: Final = frozenset({list})
+_UNPACK_ERRORS: Final = (ValueError, msgpack.exceptions.UnpackException)
 
 Message = tuple[Any, ...] | list[Any]
 
@@ -49,95 +49,50 @@ def client_frame_bytes_max(value_bytes_max: int) -> int:
     return max(value_bytes_max + 65 * 1024, BATCH_BYTES)
 
 
+pack: Final[Callable[[Message], bytes]] = msgpack.Packer(autoreset=True).pack
+"""Return one message as bytes, to be framed by `join`.  Raises TypeError, ValueError or OverflowError."""
+
+
 def encode(messages: Sequence[Message], frame_bytes_max: int) -> bytes:
     """Return the frames that carry `messages` in order, as few as the limits allow.
 
     Raises FrameError if a single message exceeds `frame_bytes_max`; nothing was sent then.
     """
-    encoder = Encoder(frame_bytes_max)
-    for message in messages:
-        encoder.add(message)
-    return encoder.take()
+    packed = [pack(message) for message in messages]
+    for one in packed:
+        fits_check(len(one), frame_bytes_max)
+    return join(packed, sum(map(len, packed)))
 
 
-class Encoder:
-    """Packs messages as they come and hands them out as frames: 0.3 µs for a message of ten fields.
+def fits_check(packed_bytes: int, frame_bytes_max: int) -> None:
+    """Raise FrameError if one packed message exceeds the receiver's limit."""
+    if packed_bytes >= frame_bytes_max:  # the array around it takes one byte more
+        raise FrameError(f"a message of {packed_bytes} bytes exceeds the frame limit of {frame_bytes_max} bytes")
 
-    Invariants: `held_bytes` is what `take` would return, give or take the headers; a message that was refused leaves no
-    trace; the buffer that a large message needed is given back.
+
+def join(packed: list[bytes], packed_bytes: int) -> bytes:
+    """Return the frames that carry packed messages in order: one frame, unless they exceed the limits of a batch.
+
+    `packed_bytes` is the sum of their lengths.
     """
+    count = len(packed)
+    if packed_bytes < BATCH_BYTES and count <= BATCH_MESSAGES_MAX:
+        return _header(packed_bytes, count) + b"".join(packed)
+    parts: list[bytes] = []
+    start = group_bytes = 0
+    for at, one in enumerate(packed):
+        if at > start and (group_bytes + len(one) >= BATCH_BYTES or at - start == BATCH_MESSAGES_MAX):
+            parts += (_header(group_bytes, at - start), *packed[start:at])
+            start, group_bytes = at, 0
+        group_bytes += len(one)
+    return b"".join((*parts, _header(group_bytes, count - start), *packed[start:]))
 
-    __slots__ = ("_count", "_frames", "_frames_bytes", "_pack", "_packed_bytes", "_packer", "_view", "frame_bytes_max")
 
-    _count: int
-    _packed_bytes: int
-    _packer: msgpack.Packer
-    _pack: Callable[[Message], object]
-    _view: Callable[[], memoryview]
-
-    def __init__(self, frame_bytes_max: int) -> None:
-        self.frame_bytes_max = frame_bytes_max
-        self._frames: list[bytes] = []
-        self._frames_bytes = 0
-        self._renew()
-
-    def add(self, message: Message) -> int:
-        """Pack one message and return `held_bytes`.
-
-        Raises FrameError if it exceeds `frame_bytes_max`: it was not added, what was added before stands.  TypeError,
-        ValueError or OverflowError say that it cannot be packed; what was added since the last frame is lost with it.
-        """
-        self._pack(message)
-        before, packed = self._packed_bytes, len(self._view())
-        self._packed_bytes = packed
-        self._count += 1
-        if packed > BATCH_BYTES or self._count > BATCH_MESSAGES_MAX:
-            self._split(before)
-        return self._frames_bytes + self._packed_bytes
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes that were packed and not taken."""
-        return self._frames_bytes + self._packed_bytes
-
-    def take(self) -> bytes:
-        """Return the frames of everything that was added, and forget it."""
-        if self._count:
-            self._seal(self._packer.bytes(), self._count)
-            if self._packed_bytes > _PACKER_BYTES * 4:
-                self._renew()
-            else:
-                self._packer.reset()
-                self._count = self._packed_bytes = 0
-        frames = self._frames
-        if not frames:
-            return b""
-        self._frames, self._frames_bytes = [], 0
-        return frames[0] if len(frames) == 1 else b"".join(frames)
-
-    def _split(self, before: int) -> None:
-        """The last message does not fit into the frame of those before it: close that one, let it start the next."""
-        packed, count = self._packer.bytes(), self._count
-        message = packed[before:]
-        self._renew()
-        if count > 1:
-            self._seal(packed[:before], count - 1)
-        if len(message) >= self.frame_bytes_max:
-            raise FrameError(
-                f"a message of {len(message)} bytes exceeds the frame limit of {self.frame_bytes_max} bytes; send less"
-            )
-        self._seal(message, 1)
-
-    def _seal(self, packed: bytes, count: int) -> None:
-        array = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
-        frame = (len(array) + len(packed)).to_bytes(HEADER_BYTES, "big") + array + packed
-        self._frames.append(frame)
-        self._frames_bytes += len(frame)
-
-    def _renew(self) -> None:
-        self._packer = msgpack.Packer(autoreset=False, buf_size=_PACKER_BYTES)
-        self._pack, self._view = self._packer.pack, self._packer.getbuffer
-        self._count = self._packed_bytes = 0
+def _header(packed_bytes: int, count: int) -> bytes:
+    """Return a frame's length and the header of its array of `count` messages."""
+    if count < 16:
+        return ((packed_bytes + 1) << 8 | 0x90 | count).to_bytes(HEADER_BYTES + 1, "big")
+    return ((packed_bytes + 3) << 24 | 0xDC << 16 | count).to_bytes(HEADER_BYTES + 3, "big")
 
 
 class Decoder:
@@ -169,7 +124,11 @@ class Decoder:
         Raises FrameError for an oversize frame, bytes that are not msgpack, too many elements, or a payload that is not
         an array of arrays; the decoder must not be used afterwards.
         """
-        if self._buffer:
+        if not self._buffer:
+            length = int.from_bytes(data[:HEADER_BYTES], "big")
+            if length == len(data) - HEADER_BYTES and length <= self.frame_bytes_max:
+                return [_batch(data[HEADER_BYTES:])]
+        else:
             self._buffer += data
             if len(self._buffer) < self._need:
                 return []
@@ -201,14 +160,26 @@ class Decoder:
 
 def _batch(payload: bytes) -> list[list[Any]]:
     try:
-        batch = _unpack(payload)
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
-        raise FrameError(
-            f"a frame of {len(payload)} bytes is not msgpack: {str(error) or type(error).__name__}"
-        ) from error
+        if len(payload) <= BATCH_BYTES:
+            batch = msgpack.unpackb(payload, max_array_len=_PLAIN_ARRAY_MAX, max_ext_len=0)
+        else:
+            batch = _unpack_counted(payload)
+    except _UNPACK_ERRORS as error:
+        batch = _unpack_again(payload, error)
     if type(batch) is not list or not _LIST_ONLY.issuperset(map(type, batch)):
         raise FrameError(f"a frame must hold an array of arrays, not {_described(batch)}")
     return batch
+
+
+def _unpack_again(payload: bytes, error: Exception) -> Any:
+    """Unpack a short frame that holds a long array; anything else that was wrong with it is a FrameError."""
+    try:
+        if len(payload) > BATCH_BYTES or "max_array_len" not in str(error):
+            raise error
+        return _unpack_counted(payload)
+    except _UNPACK_ERRORS as cause:
+        text = str(cause) or type(cause).__name__
+        raise FrameError(f"a frame of {len(payload)} bytes is not msgpack: {text}") from cause
 
 
 def _described(batch: Any) -> str:
@@ -217,19 +188,9 @@ def _described(batch: Any) -> str:
     return f"one that holds {next(type(item).__name__ for item in batch if type(item) is not list)}"
 
 
-def _unpack(payload: bytes) -> Any:
-    if len(payload) <= BATCH_BYTES:
-        try:
-            return msgpack.unpackb(payload, max_array_len=_PLAIN_ARRAY_MAX, max_ext_len=0, ext_hook=_refuse_extension)
-        except ValueError as error:
-            if "max_array_len" not in str(error):
-                raise
+def _unpack_counted(payload: bytes) -> Any:
     _count_elements(payload)
-    return msgpack.unpackb(payload, max_array_len=ELEMENTS_MAX, max_ext_len=0, ext_hook=_refuse_extension)
-
-
-def _refuse_extension(code: int, _: bytes) -> Any:
-    raise FrameError(f"extension type {code} is no part of this protocol")
+    return msgpack.unpackb(payload, max_array_len=ELEMENTS_MAX, max_ext_len=0)
 
 
 def _count_elements(payload: bytes) -> None:
