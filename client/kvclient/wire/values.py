@@ -1,7 +1,7 @@
 """Ballots, versions and record bodies as bytes that compare the way the protocol orders them.
 
-Decides: the byte layout of what replicas, disks and clients exchange.  Leaves to others: which ballot or version to make
-(`kvnode.core.version`) and what a record means (`kvnode.core.record`).
+Decides: the byte layout of what replicas, disks and clients exchange.  Leaves to others: which ballot or version to
+make (`kvnode.core.version`) and what a record means (`kvnode.core.record`).
 
 Every ordered thing is a fixed-width big-endian string, so comparing two is one `memcmp` and needs no decoding:
 
@@ -60,7 +60,7 @@ def body_version(body: bytes) -> Version:
 
 def body_times(body: bytes) -> tuple[int, int]:
     """Return `(expires_at, created_at)` in milliseconds since 1970; expires_at 0 means never."""
-    return _TIMES.unpack_from(body, VERSION_BYTES)  # type: ignore[return-value]
+    return _TIMES.unpack_from(body, VERSION_BYTES)
 
 
 def body_content(body: bytes) -> bytes:

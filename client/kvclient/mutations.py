@@ -1,0 +1,130 @@
+"""Requests with an effect, from their arguments to their definite answer: the strong path and the eventual one.
+
+Decides: what a mutation carries (operation id, times, mark, token, stamp) and when its operation is closed in the
+session. A call that ends in any other way than a definite answer, cancellation included, leaves its operation open
+(`session`). Leaves to others: what the caller gets (`store`) and what happens after a first failure (`retries`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kvclient import retries
+from kvclient.cluster import Cluster
+from kvclient.connection import UNSENT, Answer, Link
+from kvclient.errors import KvError
+from kvclient.session import OperationId
+from kvclient.wire.messages import APPLIED, CONFLICT, MUTATE, STAMP, STAMPED, WRITE
+
+
+class Change(NamedTuple):
+    """What a strong mutation does to which name."""
+
+    name: bytes
+    action: int
+    check: int
+    etag: str
+    content: bytes
+    ttl_ms: int
+
+
+async def mutate(
+    cluster: Cluster, change: Change, timeout_s: float, operation: OperationId | None = None
+) -> tuple[Answer, int]:
+    """Run one strong mutation; return its answer (APPLIED or CONFLICT) and its time of issue in server milliseconds.
+
+    With `operation`, ask for the outcome of that operation, which runs it if it never did.
+    """
+    name, action, check, etag, content, ttl_ms = change
+    now_s = cluster.loop.time()
+    deadline_s = now_s + timeout_s
+    link = cluster.router.pick(name) if cluster.router is not None else None
+    if link is None:
+        link = await retries.Tour(cluster, name, deadline_s).next()
+        now_s = cluster.loop.time()
+    if operation is not None:
+        return await _mutate_named(cluster, change, deadline_s, operation, link), operation.issued_at_ms
+    session = cluster.session
+    sequence = session.begin(name)
+    issued_at_ms = link.server_ms(now_s)
+    deadline_ms = issued_at_ms + max(1, int((deadline_s - now_s) * 1000))
+    message = [MUTATE, 0, name, session.id, sequence, 1, session.mark(name), issued_at_ms, deadline_ms]
+    message += (action, check, etag, content, ttl_ms)
+    try:
+        answer = await link.ask(message, deadline_s, len(content))
+        if answer[0] != APPLIED and answer[0] != CONFLICT:
+            text = str(OperationId(session.id, sequence, issued_at_ms, deadline_ms))
+            again = retries.Settlement(
+                cluster, message, deadline_s, may_repeat=True, operation_id=text, session=session
+            )
+            answer = await again.run(link, answer, APPLIED, CONFLICT)
+    except BaseException as error:
+        if isinstance(error, KvError) and error.outcome == "not applied":
+            session.end(name, sequence)
+        else:
+            cluster.retire(session)
+        raise
+    session.end(name, sequence)
+    return answer, issued_at_ms
+
+
+async def _mutate_named(
+    cluster: Cluster, change: Change, deadline_s: float, operation: OperationId, link: Link
+) -> Answer:
+    """Ask for the outcome of an operation whose id the caller named.
+
+    It may have been sent before, by anyone: so it begins as a second attempt (whose refusal is recorded, R23) and with
+    mark 0, and a refusal of this call alone never says that the operation was not applied.
+    """
+    name, action, check, etag, content, ttl_ms = change
+    session, sequence, issued_at_ms, deadline_ms = operation
+    message = [
+        MUTATE,
+        0,
+        name,
+        session,
+        sequence,
+        2,
+        0,
+        issued_at_ms,
+        deadline_ms,
+        action,
+        check,
+        etag,
+        content,
+        ttl_ms,
+    ]
+    again = retries.Settlement(
+        cluster, message, deadline_s, may_repeat=True, operation_id=str(operation), is_named=True
+    )
+    answer = await link.ask(message, deadline_s, len(content))
+    return await again.run(link, answer, APPLIED, CONFLICT)
+
+
+async def write(
+    cluster: Cluster, name: bytes, w: int, content: bytes, ttl_ms: int, timeout_s: float, *, exactly_once: bool
+) -> Answer:
+    """Run one eventual write (empty content: a delete) and return its APPLIED.
+
+    Without `exactly_once` it is sent once: what is lost is OutcomeUnknown.  With it, a stamp is fetched first, and the
+    same stamp goes into every attempt (R25).
+    """
+    loop = cluster.loop
+    deadline_s = loop.time() + timeout_s
+    token = cluster.seen.token(name)
+    stamp = await _stamp(cluster, name, deadline_s, token) if exactly_once else b""
+    link = cluster.router.pick(name) if cluster.router is not None else None
+    timeout_ms = max(1, int((deadline_s - loop.time()) * 1000))
+    message = [WRITE, 0, name, w, timeout_ms, content, ttl_ms, token, stamp]
+    answer = UNSENT if link is None else await link.ask(message, deadline_s, len(content), patient=not stamp)
+    if answer[0] == APPLIED:
+        return answer
+    again = retries.Settlement(cluster, message, deadline_s, may_repeat=bool(stamp))
+    return await again.run(link, answer, APPLIED)
+
+
+async def _stamp(cluster: Cluster, name: bytes, deadline_s: float, token: bytes) -> bytes:
+    timeout_ms = max(1, int((deadline_s - cluster.loop.time()) * 1000))
+    message = [STAMP, 0, name, timeout_ms, token]
+    answer = await retries.read(cluster, name, message, STAMPED, deadline_s, None, UNSENT)
+    return bytes(answer[2])

@@ -1,0 +1,435 @@
+"""One store of a cluster: every call that users make on keys.
+
+Decides: what each call sends by default, what it gives back, and the loops of `update` and the `_many` calls.  Leaves
+to others: bounds (`options`), the way to an answer (`mutations`, `retries`), scans (`scan`).
+
+The fast path of `get` and `put` makes one future and no task, timer or further check beyond what its arguments need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from kvclient import content as contents
+from kvclient import mutations, retries
+from kvclient import scan as scans
+from kvclient import transaction as transactions
+from kvclient.cluster import Cluster
+from kvclient.connection import UNSENT, Answer
+from kvclient.errors import DeadlineExceeded, EtagMismatch, InvalidRequest, KvError
+from kvclient.item import Item, item_of_body
+from kvclient.many import each
+from kvclient.mutations import Change
+from kvclient.options import (
+    Concurrency,
+    Consistency,
+    Copies,
+    Options,
+    ReadPlan,
+    StoreSettings,
+    Ttl,
+    WritePlan,
+    check_of,
+    etag_on_wire,
+    key_bytes,
+    plan_read,
+    plan_write,
+    store_prefix,
+    timeout_s_of,
+    ttl_ms_of,
+)
+from kvclient.routing import Router, Table
+from kvclient.session import OperationId, operation_id_of
+from kvclient.wire.messages import APPLIED, CHECK_NONE, DELETE, EXPLAIN, GET, ITEM, PUT, RESULT, TRANSACT
+from kvclient.wire.values import KEY_BYTES_MAX, VERSION_BYTES, Version, version_stamp_ms
+
+RACE_PAUSE_S = 0.001
+RACE_PAUSE_MAX_S = 0.1
+
+_NO_OPTIONS = Options()
+
+
+class Store:
+    """The keys of one store.  Take it from `kv.store(name)`; any number of tasks may share it.
+
+    Options of every call; what a call does not say is taken from the store's defaults, then the client's, then the
+    cluster's settings for the store:
+
+    - `consistency`: "eventual", "quorum" (eventual with r = w = majority) or "strong".
+    - `concurrency`: "last-write" or "first-write".  A first-write, like any call with `etag=` or `create=True`, is
+      always strong; without an ETag it creates.
+    - `r`, `w`: how many replicas an eventual request waits for, 1 to N; `w="any"` is one durable copy anywhere.  They
+      are raised to what the consistency needs.
+    - `ttl`: seconds until the key counts as absent, above 0, or "never".
+    - `timeout`: seconds until the call ends one way or the other, carried to the replicas.
+
+    Every call may raise `InvalidRequest`, `NotConnected`, `QuorumUnreachable`, `Overloaded`, `DeadlineExceeded` (not
+    applied: see `KvError.outcome`), and every call with an effect `OutcomeUnknown`.  Cancelling a call is safe; what
+    was sent may still take effect.
+    """
+
+    def __init__(self, cluster: Cluster, name: str, options: Options) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._options = options
+        self._prefix = store_prefix(name)
+        assert cluster.router is not None
+        self._router: Router = cluster.router
+        self._loop = cluster.loop
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Compute again what follows from the cluster's settings.  Raises InvalidRequest for defaults out of bounds."""
+        self._table: Table = self._cluster.table
+        options = self._options
+        self._settings: StoreSettings = self._table.settings(self._name)
+        self._read_plan: ReadPlan = plan_read(self._settings, options)
+        self._write_plan: WritePlan = plan_write(self._settings, options)
+        most = self._table.timeout_s_max
+        self._timeout_s: float = (
+            self._table.timeout_s if options.timeout is None else timeout_s_of(options.timeout, most)
+        )
+        if options.ttl is not None:
+            self._ttl_ms = ttl_ms_of(options.ttl)
+        else:
+            self._ttl_ms = round(self._settings.ttl_s * 1000)
+
+    @property
+    def name(self) -> str:
+        """The name of this store."""
+        return self._name
+
+    # -- reads
+
+    async def get(
+        self,
+        key: str,
+        *,
+        consistency: Consistency | None = None,
+        r: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        explain: bool = False,
+    ) -> Item | None:
+        """Return the item of `key`, or None if it is absent, deleted or expired."""
+        name = self._row_name(key)
+        plan = self._read_plan if consistency is None and r is None else self._plan_read(consistency, r)
+        timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
+        deadline_s = self._loop.time() + timeout_s
+        message = [GET, 0, name, plan.strong, plan.r, int(timeout_s * 1000) or 1, 1 if explain else 0]
+        link = self._router.pick(name)
+        answer = UNSENT if link is None else await link.ask(message, deadline_s)
+        if answer[0] != ITEM:
+            answer = await retries.read(self._cluster, name, message, ITEM, deadline_s, link, answer)
+        item = item_of_body(key, answer[2], answer[3] if explain else None)
+        if item is not None:
+            self._cluster.seen.note(name, item.version)
+        return item
+
+    async def get_many(
+        self,
+        keys: Iterable[str],
+        *,
+        consistency: Consistency | None = None,
+        r: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> dict[str, Item | KvError | None]:
+        """Return for each key its item, None if it is absent, or the error of its read.
+
+        `timeout` is for each key.  No order or common moment among the reads.
+        """
+
+        async def one(key: str) -> Item | None:
+            return await self.get(key, consistency=consistency, r=r, timeout=timeout)
+
+        return await each(dict.fromkeys(keys), one)
+
+    def scan(
+        self, prefix: str = "", *, values: bool = True, limit: int | None = None, timeout: float | None = None
+    ) -> AsyncIterator[Item]:
+        """Iterate over the items whose key begins with `prefix`, in key order, at most `limit`.
+
+        It is *eventual*: each partition is read from one replica, page by page, while others write.  A key that stands
+        throughout is seen if that replica has it; what changes meanwhile is seen old, new or not at all.  When a node
+        is lost, its partitions go on at their next owner after the last key seen.  With `values=False` only `key` is
+        filled. `timeout` is for each page.
+        """
+        timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
+        return scans.scan(self._cluster, self._name, prefix, values=values, limit=limit, timeout_s=timeout_s)
+
+    async def explain(self, key: str, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
+        """Return where `key` lives, what each replica holds of it, and what a strong read would do."""
+        name = self._row_name(key)
+        deadline_s = self._loop.time() + (self._timeout_s if timeout is None else self._checked_timeout(timeout))
+        message = [EXPLAIN, 0, name]
+        answer = await retries.read(self._cluster, name, message, RESULT, deadline_s, None, UNSENT)
+        return dict(answer[2])
+
+    # -- writes
+
+    async def put(
+        self,
+        key: str,
+        value: Any,
+        *,
+        etag: str | None = None,
+        create: bool = False,
+        consistency: Consistency | None = None,
+        concurrency: Concurrency | None = None,
+        w: Copies | None = None,
+        ttl: Ttl | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        exactly_once: bool = False,
+        operation_id: str | OperationId | None = None,
+    ) -> Item:
+        """Write `value` and return the item that it became.
+
+        `etag`: only over that very version; `create`: only if the key is absent; EtagMismatch carries what stands
+        there. `operation_id`: ask for the outcome of an earlier call with the same arguments, or write under an id of
+        your own (`kv.new_operation_id()`); it takes the strong path.  `exactly_once`: an eventual write that is
+        repeated until it is acknowledged, for one more round trip; without it a lost acknowledgement is OutcomeUnknown.
+        """
+        name = self._row_name(key)
+        content = contents.encode(value)
+        if len(content) > self._table.value_bytes_max:
+            self._check_size(content)
+        ttl_ms = self._ttl_ms if ttl is None else ttl_ms_of(ttl)
+        timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
+        is_plain = consistency is None and concurrency is None and w is None
+        plan = self._write_plan if is_plain else self._plan_write(consistency, concurrency, w)
+        if plan.strong or create or etag is not None or operation_id is not None:
+            self._check_strong_w(w)
+            change = Change(name, PUT, check_of(plan, etag, create), etag_on_wire(etag), content, ttl_ms)
+            operation = None if operation_id is None else operation_id_of(operation_id)
+            answer, issued_at_ms = await mutations.mutate(self._cluster, change, timeout_s, operation)
+            return self._item_of_strong(key, change, answer, issued_at_ms)
+        answer = await mutations.write(
+            self._cluster, name, plan.w, content, ttl_ms, timeout_s, exactly_once=exactly_once
+        )
+        version = Version(answer[2])
+        self._cluster.seen.note(name, version)
+        stamp_ms = version_stamp_ms(version)
+        explanation = {"superseded": True} if answer[3] else None
+        return Item(key, version, content, stamp_ms + ttl_ms if ttl_ms else 0, stamp_ms, explanation)
+
+    async def put_many(
+        self,
+        items: Mapping[str, Any],
+        *,
+        create: bool = False,
+        consistency: Consistency | None = None,
+        concurrency: Concurrency | None = None,
+        w: Copies | None = None,
+        ttl: Ttl | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        exactly_once: bool = False,
+    ) -> dict[str, Item | KvError]:
+        """Put each key with its value, and return for each its item or its error.
+
+        `timeout` is for each key.  Each key is a write of its own: some may be applied and others not.
+        """
+
+        async def one(key: str) -> Item:
+            return await self.put(
+                key,
+                items[key],
+                create=create,
+                consistency=consistency,
+                concurrency=concurrency,
+                w=w,
+                ttl=ttl,
+                timeout=timeout,
+                exactly_once=exactly_once,
+            )
+
+        return await each(items, one)
+
+    async def delete(
+        self,
+        key: str,
+        *,
+        etag: str | None = None,
+        consistency: Consistency | None = None,
+        concurrency: Concurrency | None = None,
+        w: Copies | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        exactly_once: bool = False,
+        operation_id: str | OperationId | None = None,
+    ) -> None:
+        """Delete `key`.  That it is absent already is no error.
+
+        `etag`: only that very version, otherwise EtagMismatch with what stands there (None if absent).  A first-write
+        needs it; where first-write is only a default, a delete without `etag` is strong and unconditional.
+        """
+        name = self._row_name(key)
+        timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
+        plan = self._plan_write(consistency, concurrency, w)
+        if concurrency == "first-write" and etag is None:
+            raise InvalidRequest("delete with concurrency='first-write' needs etag=: which version is to be deleted?")
+        if not plan.strong and etag is None and operation_id is None:
+            answer = await mutations.write(self._cluster, name, plan.w, b"", 0, timeout_s, exactly_once=exactly_once)
+            self._cluster.seen.note(name, Version(answer[2]))
+            return
+        self._check_strong_w(w)
+        check = CHECK_NONE if etag is None else check_of(plan, etag, create=False)
+        change = Change(name, DELETE, check, etag_on_wire(etag), b"", 0)
+        operation = None if operation_id is None else operation_id_of(operation_id)
+        answer, _ = await mutations.mutate(self._cluster, change, timeout_s, operation)
+        self._note_applied(key, change, answer)
+
+    async def update(
+        self,
+        key: str,
+        function: Callable[[Any], Any],
+        *,
+        default: Any = None,
+        ttl: Ttl | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        operation_id: str | OperationId | None = None,
+    ) -> Item:
+        """Replace the value of `key` by `function(value)`, and return the new item.
+
+        Reads strongly, applies, writes only over what was read, and begins again when another writer was faster, with
+        jitter until the deadline.  So `function` may run several times and must do nothing but compute.  An absent key
+        passes a copy of `default`.  The new value has the expiry of `ttl` or the store's default, not the old one's.
+
+        `operation_id` (from OutcomeUnknown, with the same function) settles that write first: if it was applied, the
+        item as it stands now is returned.  Raises DeadlineExceeded when every race was lost.
+        """
+        ttl_ms = self._ttl_ms if ttl is None else ttl_ms_of(ttl)
+        timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
+        deadline_s = self._loop.time() + timeout_s
+        name = self._row_name(key)
+        operation = None if operation_id is None else operation_id_of(operation_id)
+        item = await self.get(key, consistency="strong", timeout=timeout_s)
+        lost: EtagMismatch | None = None
+        races = 0
+        while True:
+            left_s = deadline_s - self._loop.time()
+            if left_s <= 0:
+                raise DeadlineExceeded(
+                    f"{key!r:.80} was changed by others {races} times within {timeout_s:g} s"
+                ) from lost
+            change = self._change_of(
+                name, item, function(copy.deepcopy(default) if item is None else item.value), ttl_ms
+            )
+            try:
+                answer, issued_at_ms = await mutations.mutate(self._cluster, change, left_s, operation)
+            except DeadlineExceeded:
+                if operation is None:
+                    raise
+                operation = None  # settled: that write was never applied and never will be
+                continue
+            if answer[0] == APPLIED:
+                return await self._updated(key, change, answer, issued_at_ms, operation, deadline_s)
+            lost = self._mismatch(key, change, answer)
+            item, operation, races = lost.current, None, races + 1
+            await asyncio.sleep(random.random() * min(RACE_PAUSE_MAX_S, RACE_PAUSE_S * 2 ** min(races, 10)))
+
+    async def transact(
+        self,
+        key: str,
+        operations: Sequence[transactions.Put | transactions.Delete],
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        operation_id: str | OperationId | None = None,
+    ) -> Item | None:
+        """Run several operations on one key as one change, all or nothing, and return the item that stands after it.
+
+        `operations` are `kvclient.Put` and `kvclient.Delete`, in order, each on the result of the one before.  Always
+        strong.  None: the last one was a Delete.  EtagMismatch: a check failed, and nothing happened.
+        """
+        name = self._row_name(key)
+        timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
+        packed = transactions.pack(operations, self._ttl_ms, self._table.value_bytes_max)
+        change = Change(name, TRANSACT, CHECK_NONE, "", packed.content, 0)
+        operation = None if operation_id is None else operation_id_of(operation_id)
+        answer, issued_at_ms = await mutations.mutate(self._cluster, change, timeout_s, operation)
+        last = change._replace(content=packed.last, ttl_ms=packed.ttl_ms)
+        item = self._item_of_strong(key, last, answer, issued_at_ms)
+        return item if packed.last else None
+
+    # -- arguments
+
+    def _row_name(self, key: str) -> bytes:
+        if self._table is not self._router.table:
+            self._refresh()
+        if type(key) is str and key.isascii() and 0 < len(key) <= KEY_BYTES_MAX:
+            return self._prefix + key.encode()
+        return self._prefix + key_bytes(key)
+
+    def _checked_timeout(self, timeout: float) -> float:
+        return timeout_s_of(timeout, self._table.timeout_s_max)
+
+    def _check_size(self, content: bytes) -> None:
+        size, most = len(content) - 1, self._table.value_bytes_max
+        if size > most:
+            raise InvalidRequest(f"the value has {size} bytes, more than the {most} that the cluster takes")
+
+    def _check_strong_w(self, w: Copies | None) -> None:
+        if isinstance(w, int) and w > self._settings.q2:
+            q2 = self._settings.q2
+            raise InvalidRequest(f"w={w}: a strong write waits for its quorum of {q2}; say more in the store's q2")
+
+    def _plan_read(self, consistency: Consistency | None, r: int | None) -> ReadPlan:
+        return plan_read(self._settings, Options(consistency=consistency, r=r).over(self._options))
+
+    def _plan_write(
+        self, consistency: Consistency | None, concurrency: Concurrency | None, w: Copies | None
+    ) -> WritePlan:
+        said = Options(consistency=consistency, concurrency=concurrency, w=w)
+        return self._write_plan if said == _NO_OPTIONS else plan_write(self._settings, said.over(self._options))
+
+    def _change_of(self, name: bytes, item: Item | None, value: Any, ttl_ms: int) -> Change:
+        """Return the first-write that replaces `item` by `value`."""
+        content = contents.encode(value)
+        self._check_size(content)
+        etag = None if item is None else item.etag
+        check = check_of(self._write_plan, etag, create=item is None)
+        return Change(name, PUT, check, etag_on_wire(etag), content, ttl_ms)
+
+    # -- answers
+
+    def _item_of_strong(self, key: str, change: Change, answer: Answer, issued_at_ms: int) -> Item:
+        version = self._note_applied(key, change, answer)
+        expires_ms = issued_at_ms + change.ttl_ms if change.ttl_ms else 0
+        return Item(key, version, change.content, expires_ms, issued_at_ms)
+
+    def _note_applied(self, key: str, change: Change, answer: Answer) -> Version:
+        """Return the version of a strong mutation that was applied.  Raises EtagMismatch if it lost its check."""
+        if answer[0] != APPLIED:
+            raise self._mismatch(key, change, answer)
+        version = Version(answer[2])
+        if version:
+            self._cluster.seen.note(change.name, version)
+        return version
+
+    def _mismatch(self, key: str, change: Change, answer: Answer) -> EtagMismatch:
+        body: bytes = answer[2]
+        current = item_of_body(key, body)
+        if body:
+            self._cluster.seen.note(change.name, Version(body[:VERSION_BYTES]))
+        stands = "is absent" if current is None else f"has the ETag {current.etag}"
+        wanted = f"not {change.etag}" if change.etag else "which fails a check of this write"
+        return EtagMismatch(
+            f"{key!r:.80} in store {self._name!r} {stands}, {wanted}: read it and decide again", current
+        )
+
+    async def _updated(
+        self,
+        key: str,
+        change: Change,
+        answer: Answer,
+        issued_at_ms: int,
+        operation: OperationId | None,
+        deadline_s: float,
+    ) -> Item:
+        """Return the item that an update made; if it was an earlier call's, its content is read, not guessed."""
+        item = self._item_of_strong(key, change, answer, issued_at_ms)
+        if operation is None:
+            return item
+        left_s = max(0.001, deadline_s - self._loop.time())
+        return await self.get(key, consistency="strong", timeout=left_s) or item
