@@ -1,7 +1,8 @@
 """The whole error tree on one page: what a caller may catch, and whether the operation took effect.
 
-Each class has a wire `code`, an `outcome` ("applied", "not applied" or "unknown": R21) and `retryable` (the same call may
-succeed later without a change by the caller).  When in doubt the outcome is "unknown": a timeout is never called a failure.
+Each class has a wire `code`, an `outcome` ("applied", "not applied" or "unknown": R21) and `retryable` (the same call
+may succeed later without a change by the caller).  When in doubt the outcome is "unknown": a timeout is never called a
+failure.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class EtagMismatch(KvError):
 class OutcomeUnknown(KvError):
     """The operation may have been applied, or may still be, until a later one settles it.
 
-    Ask again with `operation_id=error.operation_id`: the same operation is never applied twice.  `operation_id` is empty
-    for an eventual write, which is not sent again by itself (R25).
+    Ask again with `operation_id=error.operation_id`: the same operation is never applied twice.  `operation_id` is
+    empty for an eventual write, which is not sent again by itself (R25).
     """
 
     code = "outcome-unknown"

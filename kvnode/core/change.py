@@ -1,8 +1,8 @@
 """What a round does to a key: fold the overlay, expire, then apply the batch of operations in order.
 
-Decides: R14-R16 (one version and one result for each operation), R23-R24 (window and deadlines), R63 (expiry), and whether the
-results may be told on the evidence of the promises alone or need an accept first (R17).  Leaves to others: which record is
-the base (`proposer`), and every message.
+Decides: R14-R16 (one version and one result for each operation), R23-R24 (window and deadlines), R63 (expiry), and
+whether the results may be told on the evidence of the promises alone or need an accept first (R17).  Leaves to others:
+which record is the base (`proposer`), and every message.
 
 A pure function of its arguments: it may run again at a higher ballot, and then gives what that ballot's base demands.
 """
@@ -160,8 +160,8 @@ def _execute(key: _Key, operation: Operation) -> Result:
 
 
 def _remember(key: _Key, operation: Operation, result: int, version: Version) -> None:
-    """Record an outcome.  One that changed nothing is recorded only for a later attempt: an earlier one, still on its way,
-    would run after the client was told (R17, R23)."""
+    """Record an outcome.  One that changed nothing is recorded only for a later attempt: an earlier one, still on its
+    way, would run after the client was told (R17, R23)."""
     if result != windows.APPLIED and operation.is_first_try:
         return
     key.must_accept = True

@@ -1,16 +1,16 @@
 """The hybrid logical clock: stamps that rise, stay near real time, and are never issued twice.
 
-Decides: the next stamp, what a received stamp does to the clock, and when the durable ceiling must rise.  Leaves to others:
-reading the wall clock and writing the ceiling to disk (`kvnode.service.ceilings`).
+Decides: the next stamp, what a received stamp does to the clock, and when the durable ceiling must rise.  Leaves to
+others: reading the wall clock and writing the ceiling to disk (`kvnode.service.ceilings`).
 
-A stamp is one integer: 48 bits of milliseconds since 1970, then a 16-bit counter.  Written so, the receive rule of R2 is
-`max + 1` and a full counter carries into the milliseconds by itself.
+A stamp is one integer: 48 bits of milliseconds since 1970, then a 16-bit counter.  Written so, the receive rule of R2
+is `max + 1` and a full counter carries into the milliseconds by itself.
 
-Invariants: `last` never falls; nothing above `ceiling` is issued; the ceiling is durable before it is handed to `raise_ceiling`.
-So a restart that begins at the ceiling repeats nothing, even if the wall clock went back (R3).
+Invariants: `last` never falls; nothing above `ceiling` is issued; the ceiling is durable before it is handed to
+`raise_ceiling`. So a restart that begins at the ceiling repeats nothing, even if the wall clock went back (R3).
 
-Sources: Kulkarni et al., "Logical Physical Clocks" (2014); protocol R2, R3.  Caveat: ballots that outbid another node's may
-exceed the ceiling; incarnation and issue number keep those unique (R5).
+Sources: Kulkarni et al., "Logical Physical Clocks" (2014); protocol R2, R3.  Caveat: ballots that outbid another node's
+may exceed the ceiling; incarnation and issue number keep those unique (R5).
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class HybridClock:
         self.ceiling = durable_ceiling
 
     def issue(self, physical_ms: int, above: int = 0) -> int | None:
-        """Return a new stamp greater than `above` and than every one before, or None while the ceiling stands in its way.
+        """Return a new stamp greater than `above` and than every one before, or None while the ceiling stands in its
+        way.
 
         After None, make `next_ceiling()` durable, call `raise_ceiling`, and ask again.  `above` is not merged into the
         clock unless a stamp is returned.

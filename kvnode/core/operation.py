@@ -2,8 +2,9 @@
 
 Decides: nothing; it is the vocabulary between a client's request and a round (`change`, `proposer`).
 
-The inputs of a change function are fixed here before its first attempt, and stay the same in every retry: version checks,
-content, absolute expiry (R16, R63).  The function may then run several times, in several rounds, with one effect.
+The inputs of a change function are fixed here before its first attempt, and stay the same in every retry: version
+checks, content, absolute expiry (R16, R63).  The function may then run several times, in several rounds, with one
+effect.
 """
 
 from __future__ import annotations

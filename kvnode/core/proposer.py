@@ -1,20 +1,21 @@
 """One round of one key: prepare, decide, accept; in one round trip where a cached promise allows it.
 
-Decides: R14-R19: which record is the base, when the overlay counts, when an answer has its evidence, when a round is won,
-lost, or must begin again above what it saw.  Leaves to others: sending, timing, backing off (`kvnode.service.consensus`), and
-what the operations do (`change`).
+Decides: R14-R19: which record is the base, when the overlay counts, when an answer has its evidence, when a round is
+won, lost, or must begin again above what it saw.  Leaves to others: sending, timing, backing off
+(`kvnode.service.consensus`), and what the operations do (`change`).
 
-A round has one ballot and proposes at most one record with it, ever.  The caller feeds it replies and obeys the `Step` that
-each returns:
+A round has one ballot and proposes at most one record with it, ever.  The caller feeds it replies and obeys the `Step`
+that each returns:
 
     PREPARE  -- promises -->  evidence suffices: ANSWERED  |  PROPOSE: send the accept to all N  |  RETRY
     ACCEPT   -- acks     -->  CHOSEN: tell the results, commit lazily  |  RETRY: a new round above `seen`
 
-After RETRY the round is dead: its late replies must not be fed.  Its accepts may still be chosen, so operations that were in
-it are in doubt unless every acceptor that got it refused it (R21).
+After RETRY the round is dead: its late replies must not be fed.  Its accepts may still be chosen, so operations that
+were in it are in doubt unless every acceptor that got it refused it (R21).
 
-Two traps, each of which lost acknowledged writes in well-known code: a promise kept after an accept that failed without a
-conflict (a `CachedPromise` is made only from Q2 acks, and used once), and "fast-forward" by assignment instead of maximum.
+Two traps, each of which lost acknowledged writes in well-known code: a promise kept after an accept that failed without
+a conflict (a `CachedPromise` is made only from Q2 acks, and used once), and "fast-forward" by assignment instead of
+maximum.
 
 Sources: Rystsov, "CASPaxos" (2018), sections 2.2 and 3.1 (one-round-trip); protocol R14-R19, P1-P4.
 """
@@ -93,13 +94,15 @@ class Round:
         "tally",
     )
 
-    def __init__(self, ballot: Ballot, following: Ballot, operations: list[Operation], quorums: Quorums) -> None:
+    def __init__(
+        self, ballot: Ballot, following: Ballot, operations: list[Operation], members: int, quorums: Quorums
+    ) -> None:
         assert following > ballot
         self.ballot = ballot
         self.following = following
         self.operations = operations
         self.quorums = quorums
-        self.tally = Tally(quorums.n, quorums.q1)
+        self.tally = Tally(members, quorums.q1)
         self.promises: dict[int, Promise] = {}
         self.record = NO_RECORD
         self.base_version = NO_VERSION
@@ -118,7 +121,7 @@ class Round:
 
     def on_promise(self, replica: int, promise: Promise, now_ms: int) -> Step:
         """Take a promise; with Q1 of them choose the base, fold, and apply the operations (R15-R17)."""
-        if self.sent or replica in self.promises:
+        if self.sent or replica in self.promises or not 1 << replica & self.tally.members:
             return Step.WAIT
         self.promises[replica] = promise
         self.tally.add_yes(replica)
@@ -178,7 +181,7 @@ class Round:
     def _propose(self, outcome: change.Change) -> Step:
         self.record, self.results = outcome.record, outcome.results
         self.sent = True
-        self.tally = Tally(self.quorums.n, self.quorums.q2)
+        self.tally = Tally(self.tally.members, self.quorums.q2)
         for operation in self.operations:
             operation.was_proposed = True
             if not operation.is_in_doubt:
@@ -218,12 +221,12 @@ class Round:
     def _refuse(self, replica: int) -> Step:
         self.tally.add_no(replica)
         if self.sent:
-            self.refused |= 1 << replica
+            self.refused |= 1 << replica & self.tally.members
         return Step.RETRY if self.tally.lost else Step.WAIT
 
     def clear_doubt(self, reached: int) -> None:
-        """After RETRY: if all acceptors that got the record (`reached`, as bits) refused it, this round had no effect and
-        puts no operation in doubt (R21)."""
+        """After RETRY: if all acceptors that got the record (`reached`, as bits) refused it, this round had no effect
+        and puts no operation in doubt (R21)."""
         if not reached & ~self.refused:
             for operation in self._newly_in_doubt:
                 operation.is_in_doubt = False

@@ -1,9 +1,11 @@
 """Quorum sizes and tallies: a vote is won, lost, or still pending.
 
-Decides: how many replies are enough, and when they have become impossible.  Leaves to others: who is asked and what a reply
-says.  Replicas are counted by their index in the key's owner list, each once: a duplicate or a stranger never counts (R28).
+Decides: how many replies are enough, and when they have become impossible.  Leaves to others: who is asked and what a
+reply says.  A voter is a node's index; only the key's owners are counted, each once: a duplicate or a stranger never
+counts (R28).
 
-Sources: protocol R26-R28; Howard, Malkhi, Spiegelman, "Flexible Paxos" (2016); etcd-io/raft `quorum` for the third state.
+Sources: protocol R26-R28; Howard, Malkhi, Spiegelman, "Flexible Paxos" (2016); etcd-io/raft `quorum` for the third
+state.
 """
 
 from __future__ import annotations
@@ -30,27 +32,23 @@ class Quorums(NamedTuple):
 
 
 class Tally:
-    """Yes and no of at most `size` voters.  `won` and `lost` exclude each other; neither means pending."""
+    """Yes and no of the voters in `members` (bits).  `won` and `lost` exclude each other; neither means pending."""
 
-    __slots__ = ("need", "no", "size", "yes")
+    __slots__ = ("members", "need", "no", "yes")
 
-    def __init__(self, size: int, need: int) -> None:
-        self.size = size
+    def __init__(self, members: int, need: int) -> None:
+        self.members = members
         self.need = need
         self.yes = 0
         self.no = 0
 
     def add_yes(self, voter: int) -> None:
-        """Count a yes; a second vote of the same voter changes nothing."""
-        bit = 1 << voter
-        if not (self.yes | self.no) & bit:
-            self.yes |= bit
+        """Count a yes; a stranger's vote, and a second one of the same voter, change nothing."""
+        self.yes |= 1 << voter & self.members & ~self.no
 
     def add_no(self, voter: int) -> None:
-        """Count a no; a second vote of the same voter changes nothing."""
-        bit = 1 << voter
-        if not (self.yes | self.no) & bit:
-            self.no |= bit
+        """Count a no; a stranger's vote, and a second one of the same voter, change nothing."""
+        self.no |= 1 << voter & self.members & ~self.yes
 
     @property
     def won(self) -> bool:
@@ -60,10 +58,10 @@ class Tally:
     @property
     def lost(self) -> bool:
         """True once so many have said no that winning has become impossible."""
-        return self.size - self.no.bit_count() < self.need
+        return (self.members & ~self.no).bit_count() < self.need
 
     def invariants(self) -> None:
-        """Raise AssertionError if a voter is on both sides or a stranger voted."""
+        """Raise AssertionError if a voter is on both sides or a stranger was counted."""
         assert not self.yes & self.no
-        assert (self.yes | self.no) < 1 << self.size
+        assert not (self.yes | self.no) & ~self.members
         assert not (self.won and self.lost)

@@ -1,14 +1,15 @@
 """The fast strong read: one round trip, no promise, and still never stale.
 
-Decides: R20 and the gathering rule of R37: when a set of digests proves which record is the current one.  Leaves to others: whom
-to ask and when to hedge (`kvnode.service.reads`), and the identity round that follows if the digests prove nothing.
+Decides: R20 and the gathering rule of R37: when a set of digests proves which record is the current one.  Leaves to
+others: whom to ask and when to hedge (`kvnode.service.reads`), and the identity round that follows if the digests prove
+nothing.
 
-With at least N-Q2+1 replies, let m be the greatest ballot that any of them holds, accepted or committed.  If one reply marks m
-committed, or Q2 replies accepted it, m is chosen; and any ballot chosen before the read began has a member of its accept
-quorum among the replies, so m is not older (P2).  No clock is involved.
+With at least N-Q2+1 replies, let m be the greatest ballot that any of them holds, accepted or committed.  If one reply
+marks m committed, or Q2 replies accepted it, m is chosen; and any ballot chosen before the read began has a member of
+its accept quorum among the replies, so m is not older (P2).  No clock is involved.
 
-An overlay entry that counts over the record must be absorbed by an accept before a strong read may return it (M8d), and one
-that names a greater sballot proves that the replies missed a change: both send the read to a round.
+An overlay entry that counts over the record must be absorbed by an accept before a strong read may return it (M8d), and
+one that names a greater sballot proves that the replies missed a change: both send the read to a round.
 """
 
 from __future__ import annotations
@@ -100,12 +101,22 @@ class FastRead:
         return NO_VERSION, True
 
     def _has_crossed_a_purge(self) -> bool:
-        """Return whether an absent reply's floor stands above another's unsettled record: the read may have begun before
-        a purge and counted an old record with an absent one (R37)."""
+        """Return whether an absent reply's floor stands above another's unsettled record: the read may have begun
+        before a purge and counted an old record with an absent one (R37)."""
         floor = max(digest.floor for digest in self._digests.values())
         return bool(floor) and any(
             digest.greatest and not digest.is_settled and digest.greatest <= floor for digest in self._digests.values()
         )
+
+    @property
+    def replies(self) -> int:
+        """Replicas that have answered."""
+        return len(self._replies)
+
+    @property
+    def is_inconclusive(self) -> bool:
+        """True if a quorum has answered, and the others are needed to decide (after PENDING)."""
+        return len(self._replies) >= self.quorums.read
 
     @property
     def laggards(self) -> list[int]:

@@ -78,8 +78,8 @@ def entry_is_absent_based(entry: Entry) -> bool:
 class Image(NamedTuple):
     """Everything of R6 for one key, as one row of storage holds it.
 
-    `accepted` and `committed` are `NO_RECORD` where their ballot is `NO_BALLOT`.  `promised` is the promise that the row
-    carries; the register's live promise may be greater, covered by the promise ceiling (R11).
+    `accepted` and `committed` are `NO_RECORD` where their ballot is `NO_BALLOT`.  `promised` is the promise that the
+    row carries; the register's live promise may be greater, covered by the promise ceiling (R11).
     """
 
     promised: Ballot

@@ -1,19 +1,20 @@
 """The replica's rules for one key: promise, accept, commit, overlay.
 
-Decides: R6-R13 and R30.  Leaves to others: when a change is durable and who is answered (`kvnode.service.replica`), and where
-the base of a round comes from (`proposer`).
+Decides: R6-R13 and R30.  Leaves to others: when a change is durable and who is answered (`kvnode.service.replica`), and
+where the base of a round comes from (`proposer`).
 
-A key has two parts.  The *register* (promised, accepted, committed) is an acceptor of CASPaxos: it refuses whatever a greater
-promise forbids.  The *overlay* holds the latest eventual write and never touches a promise; it is shown while it is newer
-than what is committed, and a strong operation folds it in.
+A key has two parts.  The *register* (promised, accepted, committed) is an acceptor of CASPaxos: it refuses whatever a
+greater promise forbids.  The *overlay* holds the latest eventual write and never touches a promise; it is shown while
+it is newer than what is committed, and a strong operation folds it in.
 
-`image` is the state with every change applied; `shown` is the last durable one.  Only `shown` may appear in a reply, for a
-value that was seen and then lost in a crash never was (R6).  A commit is the exception: it is chosen, whatever this replica
-forgets, so it is applied to both at once.
+`image` is the state with every change applied; `shown` is the last durable one.  Only `shown` may appear in a reply,
+for a value that was seen and then lost in a crash never was (R6).  A commit is the exception: it is chosen, whatever
+this replica forgets, so it is applied to both at once.
 
 Invariants: the promise never falls; accepted lies above committed; only `accept` creates accepted entries (R13).
 
-Sources: Rystsov, "CASPaxos: Replicated State Machines without logs" (2018), and the corrections listed in protocol section 8.
+Sources: Rystsov, "CASPaxos: Replicated State Machines without logs" (2018), and the corrections listed in protocol
+section 8.
 """
 
 from __future__ import annotations
@@ -124,8 +125,8 @@ class Register:
         return Verdict.REPEAT
 
     def commit(self, ballot: Ballot, record: Record) -> Verdict:
-        """Mark the chosen `ballot` committed, and drop what it decides (R12).  `record` may be NO_RECORD if this replica
-        holds the proposal.  Neither checks nor lowers the promise; need not be durable."""
+        """Mark the chosen `ballot` committed, and drop what it decides (R12).  `record` may be NO_RECORD if this
+        replica holds the proposal.  Neither checks nor lowers the promise; need not be durable."""
         image = self.image
         if ballot <= image.committed_ballot:
             return Verdict.REPEAT

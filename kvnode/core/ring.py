@@ -1,13 +1,15 @@
 """The ring: which nodes own a partition, in which order.
 
-Decides: the partition of a key and the preference list of a partition.  Everyone computes the same table from the same node
-list; nothing is stored, and a join or a leave moves only what it must.
+Decides: the partition of a key and the preference list of a partition.  Everyone computes the same table from the same
+node list; nothing is stored, and a join or a leave moves only what it must.
 
-A fixed number of partitions is spread over the nodes by weighted rendezvous hashing: each node's score for a partition is
-`weight / -ln(hash)`, the greatest first.  Zones: the list takes the best node of each zone in turn, so N copies lie in as many
-zones as there are.  The first N of a list are owners, the first of all is the primary, the rest are fallbacks.
+A fixed number of partitions is spread over the nodes by weighted rendezvous hashing: each node's score for a partition
+is `weight / -ln(hash)`, the greatest first.  Zones: the list takes the best node of each zone in turn, so N copies lie
+in as many zones as there are.  The first N of a list are owners, the first of all is the primary, the rest are
+fallbacks.
 
-Sources: Thaler & Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996); Schindelhauer & Schomaker (2005) for weights.
+Sources: Thaler & Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996); Schindelhauer & Schomaker (2005) for
+weights.
 """
 
 from __future__ import annotations

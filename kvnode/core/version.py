@@ -1,10 +1,11 @@
 """Ballots and versions: how they are made, and how an overlay entry stands to a record.
 
-Decides: R5 (ballots), R7 (versions), and the two comparisons that everything else rests on: does an entry *count* over a base
-(R15), and is it *visible* over what is committed (R8).  Leaves to others: the byte layout (`kvclient.wire.values`) and time.
+Decides: R5 (ballots), R7 (versions), and the two comparisons that everything else rests on: does an entry *count* over
+a base (R15), and is it *visible* over what is committed (R8).  Leaves to others: the byte layout
+(`kvclient.wire.values`) and time.
 
-Ballots order rounds; versions order values.  Never one for the other: an adopted dead proposal has a small version and a
-great ballot, and choosing by version brings it back (counterexample M4a).
+Ballots order rounds; versions order values.  Never one for the other: an adopted dead proposal has a small version and
+a great ballot, and choosing by version brings it back (counterexample M4a).
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def ballot_greatest_at(stamp: int) -> Ballot:
 
 
 class BallotIssuer:
-    """Makes the ballots of one incarnation; the issue number makes each of them unique, whatever the clock does (R5)."""
+    """Makes the ballots of one incarnation; the issue number makes each of them unique, whatever the clock does
+    (R5)."""
 
     __slots__ = ("_incarnation", "_node_id", "_number")
 

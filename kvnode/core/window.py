@@ -1,11 +1,12 @@
 """The request window of a key: which operations have been answered, so that a retry is never run again.
 
-Decides: what is remembered of an operation, for how long, and how it is encoded in a record.  Leaves to others: what the
-operation does (`change`).
+Decides: what is remembered of an operation, for how long, and how it is encoded in a record.  Leaves to others: what
+the operation does (`change`).
 
 Per client session the window keeps the first-incomplete mark (everything below it was answered) and the outcome of each
-operation not below it.  An entry is dropped only by a round whose *ballot's time* is 60 s past the entry's deadline: ballots
-rise along the chain of records, so whoever could miss the entry is refused by that same time, on any clock (R24).
+operation not below it.  An entry is dropped only by a round whose *ballot's time* is 60 s past the entry's deadline:
+ballots rise along the chain of records, so whoever could miss the entry is refused by that same time, on any clock
+(R24).
 
 Sources: Lee et al., "Implementing Linearizability at Large Scale and Low Latency" (RIFL, SOSP 2015); protocol R23, R24.
 """
@@ -31,7 +32,8 @@ NO_VERSION_PADDED = Version(bytes(VERSION_BYTES))
 
 
 class Completed(NamedTuple):
-    """How an operation ended: APPLIED with its version, UNCHANGED, or REFUSED with the version that stood in its way."""
+    """How an operation ended: APPLIED with its version, UNCHANGED, or REFUSED with the version that stood in its
+    way."""
 
     result: int
     deadline_ms: int
@@ -87,7 +89,8 @@ class Window:
         return any(sequence < mark for sequence in self._sessions.get(session, ()))
 
     def record(self, session: bytes, mark: int, sequence: int, completed: Completed) -> None:
-        """Remember how an operation ended and forget those of its session below `mark`, which must not exceed `sequence`.
+        """Remember how an operation ended and forget those of its session below `mark`, which must not exceed
+        `sequence`.
 
         The mark lives as long as the entries that carry it, so an entry inherits the latest deadline of those that it
         replaces: else a delayed attempt of one of them could outlive the mark that refuses it.

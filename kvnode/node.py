@@ -1,0 +1,430 @@
+"""The composition root: one node, built from its rooms, started, drained and stopped.
+
+Decides: which concrete class stands behind each protocol, and the order of start and stop.  Leaves to others:
+everything that a node does.
+
+    start   lock the directory (R1) -> open the engine -> make a first ceiling durable (R3) -> listen and dial
+            -> wait until enough of the others know a new directory (R1) -> serve
+    stop    refuse new requests -> finish those in flight -> send and write what is owed -> close links -> sync -> mark
+    clean
+
+A damaged row, a failed sync, a broken invariant or any other exception that reaches the event loop ends the process at
+once, with the reason in the log and without a clean mark: a node that is wrong about its state must not go on
+(R45-R47).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from kvclient.wire import messages as m
+from kvclient.wire.frames import Message
+from kvnode.config import Config
+from kvnode.core.version import BallotIssuer
+from kvnode.net.connection import Link, Refusal
+from kvnode.net.listener import Listener
+from kvnode.net.peers import Peers
+from kvnode.runtime import Runtime, real_runtime
+from kvnode.service.ceilings import Ceilings
+from kvnode.service.commits import Commits
+from kvnode.service.consensus import Consensus
+from kvnode.service.coordinator import Coordinator
+from kvnode.service.eventual import Eventual
+from kvnode.service.exchange import Exchanges, HomeLink
+from kvnode.service.inspection import Inspection
+from kvnode.service.membership import Identity, Membership
+from kvnode.service.placement import Placements
+from kvnode.service.reads import StrongReads
+from kvnode.service.registers import Registers
+from kvnode.service.replica import Replica
+from kvnode.service.requests import Statistics
+from kvnode.storage.directory import DataDirectory
+from kvnode.storage.engine import Engine
+from kvnode.storage.rocks import RocksEngine
+
+EPOCH = 1
+"""The ring's epoch; it stays 1 until membership can change (R39)."""
+SWEEP_S = 0.05
+SWITCH_INTERVAL_S = 0.0005
+"""The storage thread needs the interpreter for a moment after each sync; with the default of 5 ms a busy loop would
+keep every acknowledgement waiting for that long."""
+CLOCK_OFFSET_VARIABLE = "KVNODE_CLOCK_OFFSET_MS"
+
+_log = logging.getLogger("kvnode")
+
+
+class Node:
+    """One node: its rooms, and the two handlers that the network calls."""
+
+    def __init__(self, config: Config, identity: Identity, engine: Engine, runtime: Runtime, *, is_new: bool) -> None:
+        self.config = config
+        self.runtime = runtime
+        self.engine = engine
+        self.home = config.node_index(identity.name)
+        limits, clock = config.limits, runtime.clock
+        node = config.nodes[self.home]
+        self.membership = Membership(config, identity, EPOCH, engine, is_new=is_new)
+        self.placements = Placements(config, self.home)
+        self.statistics = Statistics()
+        self.exchanges = Exchanges(len(config.nodes))
+        issuer = BallotIssuer(identity.node_id, identity.incarnation)
+        self.ceilings = Ceilings(engine, clock, issuer, limits.max_offset_ms)
+        self.registers = Registers(
+            engine, limits.registers_max, limits.register_bytes_max, self.ceilings.restart_promise
+        )
+        unsynced = {name.encode() for name, store in config.stores.items() if store.durability == "os"}
+        self.replica = Replica(engine, self.registers, self.ceilings, clock, EPOCH, limits.max_offset_ms, unsynced)
+        self.commits = Commits(self.exchanges, self.registers, runtime.timers, EPOCH, limits.commit_delay_s)
+        self.consensus = Consensus(self.exchanges, self.registers, self.ceilings, self.commits, runtime, limits, EPOCH)
+        self.reads = StrongReads(
+            self.home,
+            self.exchanges,
+            self.registers,
+            self.replica,
+            self.commits,
+            runtime,
+            limits,
+            EPOCH,
+            self.statistics,
+        )
+        self.consensus.reads, self.reads.consensus = self.reads, self.consensus
+        self.eventual = Eventual(
+            self.exchanges,
+            self.registers,
+            self.ceilings,
+            self.commits,
+            self.consensus,
+            self.statistics,
+            runtime,
+            identity.node_id,
+            EPOCH,
+        )
+        self.inspection = Inspection(
+            [other.id for other in config.nodes],
+            self.exchanges,
+            self.registers,
+            engine,
+            runtime,
+            EPOCH,
+            config.partitions,
+            limits.scan_page_max,
+            self.facts,
+        )
+        self.coordinator = Coordinator(
+            self.placements,
+            self.exchanges,
+            self.consensus,
+            self.eventual,
+            self.inspection,
+            self.statistics,
+            runtime,
+            limits,
+        )
+        self.state = "joining"
+        self.on_serving: Callable[[], None] = lambda: None
+        self.on_refusal: Callable[[str], None] = _log.error
+        self._started_s = clock.monotonic_s()
+        self._rate = (self._started_s, 0, 0.0)
+        self._table = self._handlers()
+        self.listener = Listener(node.host, node.port, self, limits, runtime)
+        addresses = [(other.host, other.port) for other in config.nodes]
+        self.peers = Peers(addresses, self.home, self, limits, runtime)
+        home_link = HomeLink(self.home)
+        home_link.deliver = self._deliver
+        self.exchanges.on_peer_up(self.home, home_link)
+
+    def _handlers(self) -> dict[int, Callable[[Any, Any], None]]:
+        replies = (m.PROMISE, m.ACCEPTED, m.NACK, m.UNSEEN, m.REFUSED, m.DIGEST, m.WRITTEN, m.FORWARDED)
+        return {
+            **self.replica.handlers(),
+            **self.coordinator.handlers(),
+            **dict.fromkeys(replies, self.exchanges.on_reply),
+            m.FORWARD: self.coordinator.on_forward,
+            m.UNKNOWN_BALLOT: self.commits.on_unknown_ballot,
+            m.BELOW_FLOOR: self._on_below_floor,
+        }
+
+    def _deliver(self, link: HomeLink, message: Message) -> None:
+        self._table[message[0]](link, message)
+
+    def _on_below_floor(self, link: Link, message: list[Any]) -> None:
+        """A commit met a floor: the record is settled above it by a round (R12)."""
+        self.consensus.settle(message[1], self.placements.of(message[1][2:]))
+
+    # -- start and stop
+
+    async def start(self) -> None:
+        """Listen, dial, and begin to serve as soon as the node may.  Raises ConfigError if the address is taken."""
+        ready = asyncio.get_running_loop().create_future()
+        self.ceilings.start(lambda: ready.set_result(None))
+        await ready
+        await self.listener.start()
+        await self.peers.start()
+        self._sweep()
+        self._serve_if_allowed()
+
+    def _serve_if_allowed(self) -> None:
+        if self.state == "joining" and self.membership.may_serve:
+            self.state = "serving"
+            self.coordinator.is_serving = True
+            self.on_serving()
+
+    async def stop(self) -> None:
+        """Drain and stop: what was acknowledged is on disk, what is owed is sent, and every link has its GOODBYE."""
+        self.state = "draining"
+        self.coordinator.is_serving = False
+        self.listener.stop_accepting()
+        await self._until_idle(self.config.limits.drain_timeout_s)
+        self.consensus.fail_all()
+        self.commits.flush()
+        self.registers.flush()
+        await self.listener.drain()
+        await self.listener.close()
+        await self.peers.close()
+        await self.engine.close()
+
+    async def _until_idle(self, timeout_s: float) -> None:
+        clock = self.runtime.clock
+        deadline_s = clock.monotonic_s() + timeout_s
+        while self.statistics.in_flight and clock.monotonic_s() < deadline_s:
+            await asyncio.sleep(SWEEP_S / 5)
+
+    def _sweep(self) -> None:
+        """Deadlines are swept together, not timed one by one."""
+        if self.state == "stopped":
+            return
+        now_s = self.runtime.clock.monotonic_s()
+        self.consensus.sweep(now_s)
+        self.reads.expire(self.runtime.clock.wall_ms())
+        self.eventual.sweep(now_s)
+        self.coordinator.sweep(now_s)
+        self.inspection.sweep(now_s)
+        self.eventual.clock_is_good = self._clock_is_good()
+        self.runtime.timers.call_later(SWEEP_S, self._sweep)
+
+    def _offsets_ms(self) -> list[int]:
+        others = (index for index in range(len(self.config.nodes)) if index != self.home)
+        return [offset for index in others if (offset := self.peers.offset_ms(index)) is not None]
+
+    def _clock_is_good(self) -> bool:
+        """R4: good unless a majority of the nodes is measured to be further away than 0.8 max_offset."""
+        far = sum(abs(offset) > 0.8 * self.config.limits.max_offset_ms for offset in self._offsets_ms())
+        return far * 2 <= len(self.config.nodes)
+
+    # -- called by the listener
+
+    def admit(self, link: Link, hello: dict[str, Any], then: Callable[[dict[str, Any] | Refusal], None]) -> None:
+        """Judge a HELLO; a node's identity is bound durably before it gets its WELCOME (R1)."""
+        if hello["role"] == "client":
+            if hello["cluster"] not in ("", self.config.cluster_name):
+                text = f"this is cluster {self.config.cluster_name!r}, not {hello['cluster']!r}; check the addresses"
+                then(Refusal("cluster", text))
+            else:
+                then(self._welcome(to_client=True))
+            return
+        refusal = self.membership.judge(hello)
+        if refusal is not None:
+            then(Refusal(*refusal))
+            return
+        link.index = self.config.node_index(hello["name"])
+        self.membership.bind(hello, lambda: then(self._welcome(to_client=False)))
+
+    def _welcome(self, *, to_client: bool) -> dict[str, Any]:
+        welcome = {
+            "protocol": m.PROTOCOL_VERSION,
+            "time_ms": self.runtime.clock.wall_ms(),
+            "serving": self.coordinator.is_serving,
+            **self.membership.facts(),
+        }
+        return welcome | self._table_for_clients() if to_client else welcome
+
+    def _table_for_clients(self) -> dict[str, Any]:
+        limits = self.config.limits
+        shown = ("replicas", "q1", "q2", "r", "w", "consistency", "concurrency", "durability", "mix", "ttl_s")
+        stores = self.config.stores.items()
+        names = ("value_bytes_max", "timeout_s", "timeout_s_max", "link_requests_max", "scan_page_max")
+        return {
+            "nodes": [[node.id, node.host, node.port] for node in self.config.nodes],
+            "partitions": self.config.partitions,
+            "preference": [list(order) for order in self.placements.ring.preference],
+            "stores": {name: {field: getattr(store, field) for field in shown} for name, store in stores},
+            "limits": {name: getattr(limits, name) for name in names},
+        }
+
+    def on_batch(self, link: Link, batch: list[list[Any]]) -> None:
+        """Take the messages of one frame, in order."""
+        table = self._table
+        for message in batch:
+            table[message[0]](link, message)
+
+    def on_lost(self, link: Link) -> None:
+        """A client or a peer that had dialled has gone; its requests run to their end and find nobody."""
+
+    # -- called by the peers
+
+    def hello(self) -> dict[str, Any]:
+        """Return our HELLO."""
+        return {"protocol": m.PROTOCOL_VERSION, "role": "node", **self.membership.facts()}
+
+    def accept_welcome(self, index: int, welcome: dict[str, Any]) -> Refusal | None:
+        """Judge the WELCOME of node `index`: it must be who the configuration says, and not a clone (R1)."""
+        refusal = self.membership.judge(welcome, self.config.nodes[index].id)
+        if refusal is not None:
+            _log.error("node %s cannot be used: %s", self.config.nodes[index].id, refusal[1])
+            return Refusal(*refusal)
+        return None
+
+    def on_peer_up(self, index: int, link: Link) -> None:
+        """A peer can be reached; its WELCOME says that it has bound us."""
+        name = self.config.nodes[index].id
+        self.membership.bind(link.facts, lambda: None)
+        self.membership.on_bound_by(name)
+        self.exchanges.on_peer_up(index, link)
+        _log.info("node %s is up", name)
+        self._serve_if_allowed()
+
+    def on_peer_lost(self, index: int, link: Link) -> None:
+        """A peer cannot be reached any more; what waits for it is told."""
+        _log.warning("node %s is down: %s", self.config.nodes[index].id, link.reason)
+        self.exchanges.on_peer_lost(index)
+
+    def on_refused(self, index: int, code: str, text: str) -> None:
+        """A peer turned us away.  If it is about who we are, this node must not go on (R1)."""
+        _log.error("node %s refuses this node: %s", self.config.nodes[index].id, text)
+        if code == "identity":
+            self.on_refusal(text)
+
+    # -- facts
+
+    def facts(self) -> dict[str, Any]:
+        """Return what STATUS shows."""
+        clock, statistics, config = self.runtime.clock, self.statistics, self.config
+        node, offsets = config.nodes[self.home], self._offsets_ms()
+        links = self.exchanges.links
+        return {
+            "node": node.id,
+            "state": self.state,
+            "address": f"{node.host}:{node.port}",
+            "epoch": EPOCH,
+            "keys": self.engine.approximate_keys(),
+            "bytes": self.engine.stored_bytes(),
+            "clock_offset_ms": -sorted(offsets)[len(offsets) // 2] if offsets else 0,
+            "connections": self.listener.connections,
+            "in_flight": statistics.in_flight,
+            "ops": dict(statistics.done),
+            "ops_per_s": self._ops_per_s(clock.monotonic_s()),
+            "latency_ms": statistics.latency_ms(),
+            "syncs": self.engine.syncs,
+            "peers": {
+                other.id: "up" if links[index] is not None else "down"
+                for index, other in enumerate(config.nodes)
+                if index != self.home
+            },
+            "hints": 0,
+            "repairs": statistics.repairs,
+            "superseded": self.replica.superseded,
+            "incarnation": self.membership.own.incarnation,
+            "uptime_s": round(clock.monotonic_s() - self._started_s, 3),
+            **process_facts(),
+        }
+
+    def _ops_per_s(self, now_s: float) -> float:
+        """Return the rate since the last status, or over the last second if that was just now."""
+        then_s, answered, rate = self._rate
+        if now_s - then_s >= 0.5:
+            rate = round((self.statistics.answered - answered) / (now_s - then_s), 1)
+            self._rate = (now_s, self.statistics.answered, rate)
+        return rate
+
+
+def process_facts() -> dict[str, Any]:
+    """Return pid, CPU seconds and resident bytes of this process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            rss_bytes = int(statm.read().split()[1]) * resource.getpagesize()
+    except OSError:  # not Linux: the peak is the best that is known
+        rss_bytes = usage.ru_maxrss * 1024
+    return {"pid": os.getpid(), "cpu_s": round(usage.ru_utime + usage.ru_stime, 3), "rss_bytes": rss_bytes}
+
+
+def die(reason: str) -> NoReturn:
+    """End the process at once: nothing is flushed, nothing is marked clean (R45-R47)."""
+    _log.critical("this node stops: %s", reason)
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -> None:
+    """Run one node until SIGTERM or SIGINT, then drain and stop it.
+
+    Raises ConfigError (unknown node, address in use) and StorageError (the data directory cannot be used); nothing was
+    served.
+    """
+    loop = asyncio.get_running_loop()
+    runtime = real_runtime(int(os.environ.get(CLOCK_OFFSET_VARIABLE, "0")))
+    config.node(node_id)
+    directory = DataDirectory.open(
+        config.data_dir / node_id,
+        cluster=config.cluster_name,
+        node=node_id,
+        random_bits=runtime.rng.getrandbits,
+        volatile=any(store.durability == "os" for store in config.stores.values()),
+        accept_data_loss=accept_data_loss,
+    )
+    try:
+        loop.set_exception_handler(_die_of_exception)
+        engine = RocksEngine.open(
+            directory.rows_path,
+            config.limits,
+            lambda error: die(f"a write to disk failed, and a failed sync is never retried: {error}"),
+            loop,
+            create=not directory.has_rows,
+        )
+        directory.mark_rows()
+        identity = Identity(node_id, directory.node_id, directory.incarnation, runtime.rng.getrandbits(63))
+        node = Node(config, identity, engine, runtime, is_new=not directory.is_bound)
+        node.on_refusal = die
+        node.on_serving = lambda: _announce(node, directory)
+        await _serve(node, loop)
+        directory.mark_clean()
+    finally:
+        directory.close()
+
+
+async def _serve(node: Node, loop: asyncio.AbstractEventLoop) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    await node.start()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)  # nearly nothing here is cyclic; the default looks at it 30 times as often
+    if node.state == "joining":
+        _log.info("waiting for more than half of the other nodes to learn this new directory's identity")
+    await stopped.wait()
+    _log.info("draining")
+    await node.stop()
+    node.state = "stopped"
+
+
+def _announce(node: Node, directory: DataDirectory) -> None:
+    directory.mark_bound()
+    address = node.config.nodes[node.home]
+    print(f"kvnode {address.id} serves on {address.host}:{address.port}", flush=True)
+
+
+def _die_of_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    _log.critical("%s", context.get("message"), exc_info=error)
+    die(f"an exception reached the event loop: {error or context.get('message')}")

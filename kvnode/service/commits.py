@@ -1,0 +1,87 @@
+"""Commits: the marks that tell replicas what is chosen, and the repair of those that have missed it.
+
+Decides: when a mark is sent (R16: lazily, on the next accept of the key if one comes in time) and what follows when a
+replica does not hold what is marked (R12).  Leaves to others: what is chosen (`consensus`, `reads`).
+
+Bounds: at most `PENDING_MAX` marks wait, each about `commit_delay_s`; beyond that the oldest is sent at once.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from kvclient.wire import messages as m
+from kvclient.wire.values import NO_BALLOT, Ballot
+from kvnode.core.record import Record
+from kvnode.runtime import Timers
+from kvnode.service.exchange import Exchanges, Link
+from kvnode.service.placement import Placement
+from kvnode.service.registers import Registers
+
+PENDING_MAX = 16_384
+_BATCH = 512
+"""Marks sent in one turn of the loop: about a millisecond of work."""
+
+
+class Commits:
+    """The marks that this coordinator still owes to the other owners."""
+
+    def __init__(self, exchanges: Exchanges, registers: Registers, timers: Timers, epoch: int, delay_s: float) -> None:
+        self._exchanges = exchanges
+        self._registers = registers
+        self._timers = timers
+        self._epoch = epoch
+        self._delay_s = delay_s
+        self._pending: dict[bytes, tuple[Ballot, Placement]] = {}
+        self._is_armed = False
+
+    def add(self, key: bytes, ballot: Ballot, placement: Placement) -> None:
+        """Owe the mark of `ballot`; it replaces an older one of the key."""
+        self._pending[key] = (ballot, placement)
+        if not self._is_armed:
+            self._arm(self._delay_s)
+        elif len(self._pending) > PENDING_MAX:
+            self._send(next(iter(self._pending)))
+
+    def take(self, key: bytes) -> Ballot:
+        """Return the mark owed for `key`, to ride on its next accept, or an empty ballot."""
+        owed = self._pending.pop(key, None)
+        return owed[0] if owed else NO_BALLOT
+
+    def flush(self) -> None:
+        """Send every mark now."""
+        for key in list(self._pending):
+            self._send(key)
+
+    def repair(self, index: int, key: bytes, ballot: Ballot, record: Record) -> None:
+        """Send a chosen record to a replica that lacks it; nobody waits for it (R20, R31)."""
+        link = self._exchanges.links[index]
+        if link is not None:
+            link.send((m.COMMIT, self._epoch, key, ballot, record.body, record.window))
+
+    def on_unknown_ballot(self, link: Link, message: list[Any]) -> None:
+        """A replica does not hold what it was told to mark: send it the record that is committed here by now (R12)."""
+        _, key, ballot = message
+        image = self._registers.get(key).shown
+        if image.committed_ballot >= ballot:
+            self.repair(link.index, key, image.committed_ballot, image.committed)
+
+    def _arm(self, delay_s: float) -> None:
+        self._is_armed = True
+        self._timers.call_later(delay_s, self._flush_some)
+
+    def _flush_some(self) -> None:
+        self._is_armed = False
+        for key in list(islice(self._pending, _BATCH)):
+            self._send(key)
+        if self._pending:
+            self._arm(self._delay_s / 4)
+
+    def _send(self, key: bytes) -> None:
+        ballot, placement = self._pending.pop(key)
+        links = self._exchanges.links
+        for index in placement.others:
+            link = links[index]
+            if link is not None:
+                link.send((m.COMMIT, self._epoch, key, ballot, b"", b""))

@@ -1,0 +1,420 @@
+"""Strong operations: one queue per key, and the rounds that empty it.
+
+Decides: what waits for what (R14: operations on one key share a round), when a round starts, is given up, and is tried
+again (R18, R24), and what the cached promise is used for (R19).  Leaves to others: every rule of a round
+(`core.proposer`), reads that need no round (`reads`), and the answer's form (`requests`).
+
+A *slot* is a key with something to do.  It runs one thing at a time, a round or a quorum read, over all operations that
+waited when it began; so a coordinator never competes with itself, and a hot key gets larger batches instead of a longer
+queue.
+
+Bounds: `key_queue_max` operations wait per slot, beyond that Overloaded; the number of slots is bounded by the requests
+in flight; cached promises by `cached_promises_max` and half of `register_bytes_max`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from kvclient.wire import messages as m
+from kvclient.wire.frames import Message
+from kvclient.wire.values import NO_BALLOT, Ballot
+from kvnode.config import Limits
+from kvnode.core.operation import NOT_APPLIED, Operation, Result
+from kvnode.core.proposer import CachedPromise, Promise, Round, Step
+from kvnode.core.record import Record
+from kvnode.runtime import Runtime
+from kvnode.service.ceilings import Ceilings
+from kvnode.service.commits import Commits
+from kvnode.service.exchange import Exchanges
+from kvnode.service.placement import Placement
+from kvnode.service.registers import Registers
+from kvnode.service.requests import Request
+
+_EVERYBODY = -1
+_LATE_RETRY_MS = 1000
+"""What a retry past its deadline may take to find out what became of the operation (R24)."""
+_BATCH_MAX = 256
+"""Operations of one round: bounds the record's window growth and the time of one turn."""
+
+
+class Reads(Protocol):
+    """Quorum reads, as the consensus uses them."""
+
+    def start(self, slot: Slot, operations: list[Operation]) -> None:
+        """Read for operations that are all reads; ends in `Consensus.on_read_done` or `on_read_needs_round`."""
+
+
+class Slot:
+    """A key with operations: those that wait, and the round or read that runs."""
+
+    __slots__ = (
+        "attempts",
+        "complaint",
+        "consensus",
+        "key",
+        "number",
+        "placement",
+        "reached",
+        "round",
+        "seen",
+        "since_s",
+        "waiting",
+    )
+
+    def __init__(self, consensus: Consensus, key: bytes, placement: Placement) -> None:
+        self.consensus = consensus
+        self.key = key
+        self.placement = placement
+        self.waiting: list[Operation] = []
+        self.round: Round | None = None
+        self.number = 0
+        self.reached = _EVERYBODY
+        """Acceptors that were sent the round's record, as bits."""
+        self.complaint = ""
+        """Code with which a replica refused to take part, if one did."""
+        self.attempts = 0
+        self.seen: Ballot = NO_BALLOT
+        self.since_s = 0.0
+
+    def on_reply(self, index: int, message: list[Any]) -> None:
+        """Feed a replica's reply to the round."""
+        round_ = self.round
+        if round_ is None:
+            return
+        kind = message[0]
+        if kind == m.ACCEPTED:
+            step = round_.on_accepted(index, message[2])
+        elif kind == m.PROMISE:
+            step = round_.on_promise(index, promise_of(message), self.consensus.now_ms())
+        elif kind == m.NACK:
+            step = round_.on_nack(index, message[2])
+        else:
+            if kind == m.REFUSED:
+                self.complaint = message[2]
+            step = round_.on_refused(index)
+        if step is not Step.WAIT:
+            self.consensus.obey(self, step)
+
+    def on_lost(self, index: int) -> None:
+        """Tell the round that a replica's answer will not come."""
+        if self.round is not None:
+            step = self.round.on_lost(index)
+            if step is not Step.WAIT:
+                self.consensus.obey(self, step)
+
+
+def promise_of(message: list[Any]) -> Promise:
+    """Return the state that a PROMISE message shows."""
+    return Promise(
+        message[2],
+        Record(message[3], message[4]),
+        message[5],
+        Record(message[6], message[7]),
+        message[8],
+        bool(message[9]),
+        message[10],
+    )
+
+
+class Consensus:
+    """All slots of a coordinator."""
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        registers: Registers,
+        ceilings: Ceilings,
+        commits: Commits,
+        runtime: Runtime,
+        limits: Limits,
+        epoch: int,
+    ) -> None:
+        self._exchanges = exchanges
+        self._registers = registers
+        self._ceilings = ceilings
+        self._commits = commits
+        self._runtime = runtime
+        self._limits = limits
+        self._epoch = epoch
+        self.reads: Reads
+        self._slots: dict[bytes, Slot] = {}
+        self._ready: list[Slot] = []
+        self._cache: dict[bytes, CachedPromise] = {}
+        self._cache_bytes = 0
+        self.now_ms = runtime.clock.wall_ms
+
+    # -- the queue
+
+    def submit(self, key: bytes, placement: Placement, operation: Operation) -> None:
+        """Queue an operation; what arrives in this turn of the loop, or while the key is busy, shares what comes
+        next."""
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = Slot(self, key, placement)
+            if not self._ready:
+                self._runtime.timers.call_soon(self._start_ready)
+            self._ready.append(slot)
+        elif len(slot.waiting) >= self._limits.key_queue_max:
+            _answer(operation, Result(NOT_APPLIED, code="overloaded"))
+            return
+        slot.waiting.append(operation)
+
+    def settle(self, key: bytes, placement: Placement) -> None:
+        """Run an identity round for a key, for nobody: what is accepted there becomes decided."""
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = Slot(self, key, placement)
+            now_ms = self.now_ms()
+            nobody = Operation((), b"", 0, 1, 0, now_ms, now_ms + 1000 * round(self._limits.timeout_s), _to_nobody)
+            self._begin(slot, [nobody])
+
+    @property
+    def busy_keys(self) -> int:
+        """Keys with operations."""
+        return len(self._slots)
+
+    def _start_ready(self) -> None:
+        ready, self._ready = self._ready, []
+        for slot in ready:
+            self._next(slot)
+
+    def _next(self, slot: Slot) -> None:
+        """Start what the slot's waiting operations need, or close it."""
+        slot.round = None
+        slot.waiting = [operation for operation in slot.waiting if not self._is_late(operation)]
+        operations, slot.waiting = slot.waiting[:_BATCH_MAX], slot.waiting[_BATCH_MAX:]
+        if not operations:
+            del self._slots[slot.key]
+            return
+        slot.since_s = self._runtime.clock.monotonic_s()
+        if not slot.attempts and all(operation.is_read for operation in operations):
+            self.reads.start(slot, operations)
+        else:
+            self._begin(slot, operations)
+
+    def _is_late(self, operation: Operation) -> bool:
+        """Answer an operation that waited past its deadline, unless a round must still find out what became of it."""
+        if operation.context is None:
+            return True
+        if operation.deadline_ms >= self.now_ms():
+            return False
+        if operation.is_first_try or operation.is_read:
+            _answer(operation, Result(NOT_APPLIED, code="deadline-exceeded"))
+            return True
+        if operation.was_proposed:
+            _leave(operation)
+            return True
+        return False
+
+    # -- rounds
+
+    def _begin(self, slot: Slot, operations: list[Operation]) -> None:
+        """Start a round: in phase 2 if the key's cached promise allows it, else with a prepare."""
+        placement = slot.placement
+        quorums = placement.quorums
+        if self._exchanges.reachable(placement.members) < max(quorums.q1, quorums.q2):
+            self._give_up(slot, operations, "quorum-unreachable")
+            return
+        cached = self._take_cached(slot.key)
+        ballots = self._ceilings.ballot(cached.ballot if cached else slot.seen)
+        if ballots is None:
+            slot.waiting[:0] = operations
+            self._ceilings.when_raised(lambda: self._next(slot))
+            return
+        ballot, following = ballots
+        if cached is not None:
+            slot.round = Round(cached.ballot, following, operations, placement.members, quorums)
+            home = self._registers.get(slot.key).shown.overlay
+            if slot.round.begin_cached(cached, home, self.now_ms()) is Step.PROPOSE:
+                self._propose(slot)
+                return
+        slot.round = Round(ballot, following, operations, placement.members, quorums)
+        slot.number = number = self._exchanges.begin(slot)
+        self._send(slot, slot.round, (m.PREPARE, number, self._epoch, slot.key, ballot))
+
+    def obey(self, slot: Slot, step: Step) -> None:
+        """Do what the round asks for."""
+        self._exchanges.end(slot.number)
+        if step is Step.PROPOSE:
+            self._propose(slot)
+        elif step is Step.RETRY:
+            self._retry(slot)
+        else:
+            self._finish(slot, step)
+
+    def _propose(self, slot: Slot) -> None:
+        round_ = slot.round
+        assert round_ is not None
+        record = round_.record
+        slot.number = number = self._exchanges.begin(slot)
+        slot.reached = _EVERYBODY  # until all is sent: this node's own refusal may come before `send` returns
+        commit = self._commits.take(slot.key)
+        base, following = round_.base_version, round_.following
+        reached = self._send(
+            slot,
+            round_,
+            (
+                m.ACCEPT,
+                number,
+                self._epoch,
+                slot.key,
+                round_.ballot,
+                record.body,
+                record.window,
+                base,
+                following,
+                commit,
+            ),
+        )
+        if slot.round is round_:
+            slot.reached = reached
+
+    def _send(self, slot: Slot, round_: Round, message: Message) -> int:
+        """Send to all owners, tell the round of those that could not be reached, and return the others as bits."""
+        placement = slot.placement
+        reached = self._exchanges.send(placement.owners, message)
+        if reached != placement.members:
+            for index in placement.owners:
+                if not reached >> index & 1 and slot.round is round_ and slot.number == message[1]:
+                    slot.on_lost(index)
+        return reached
+
+    def _finish(self, slot: Slot, step: Step) -> None:
+        round_ = slot.round
+        assert round_ is not None
+        if step is Step.CHOSEN:
+            self._registers.commit(slot.key, round_.ballot, round_.record)
+            self._commits.add(slot.key, round_.ballot, slot.placement)
+            self._keep_cached(slot.key, round_.cached_promise())
+        for operation, result in zip(round_.operations, round_.results, strict=True):
+            _answer(operation, result)
+        slot.attempts, slot.seen, slot.complaint = 0, NO_BALLOT, ""
+        self._next(slot)
+
+    def _retry(self, slot: Slot) -> None:
+        """Begin again above everything seen, after a random, growing pause (R18)."""
+        round_ = slot.round
+        assert round_ is not None
+        round_.clear_doubt(slot.reached)
+        slot.seen = max(slot.seen, round_.seen)
+        slot.round = None
+        slot.attempts += 1
+        limits = self._limits
+        quorums = slot.placement.quorums
+        if self._exchanges.reachable(slot.placement.members) < max(quorums.q1, quorums.q2):
+            self._give_up(slot, round_.operations, "quorum-unreachable")
+            return
+        if slot.complaint in ("overloaded", "clock-skew"):
+            self._give_up(slot, round_.operations, slot.complaint)
+            return
+        slot.waiting[:0] = round_.operations
+        longest_s = min(limits.backoff_max_s, limits.backoff_min_s * 2.0 ** min(slot.attempts, 16))
+        self._runtime.timers.call_later(longest_s * self._runtime.rng.random(), lambda: self._next(slot))
+
+    def _give_up(self, slot: Slot, operations: list[Operation], code: str) -> None:
+        """Answer a batch that cannot be run now: not applied, or unknown where an accept may still be chosen (R21)."""
+        for operation in operations:
+            if operation.is_in_doubt and not operation.is_read:
+                _leave(operation)
+            else:
+                _answer(operation, Result(NOT_APPLIED, code=code))
+        slot.attempts, slot.seen, slot.complaint = 0, NO_BALLOT, ""
+        self._next(slot)
+
+    # -- the cached promise
+
+    def _take_cached(self, key: bytes) -> CachedPromise | None:
+        cached = self._cache.pop(key, None)
+        if cached is not None:
+            self._cache_bytes -= _cached_bytes(cached)
+        return cached
+
+    def _keep_cached(self, key: bytes, cached: CachedPromise) -> None:
+        limits = self._limits
+        self._take_cached(key)
+        self._cache[key] = cached
+        self._cache_bytes += _cached_bytes(cached)
+        while self._cache and (
+            len(self._cache) > limits.cached_promises_max or self._cache_bytes > limits.register_bytes_max // 2
+        ):
+            self._take_cached(next(iter(self._cache)))
+
+    # -- what reads find
+
+    def on_read_done(self, slot: Slot, operations: list[Operation], result: Result) -> None:
+        """Answer the reads that shared a gathering, and go on with the key."""
+        for operation in operations:
+            _answer(operation, result)
+        self._next(slot)
+
+    def on_read_failed(self, slot: Slot, operations: list[Operation], code: str) -> None:
+        """Answer reads that could not reach enough replicas."""
+        self._give_up(slot, operations, code)
+
+    def on_read_needs_round(self, slot: Slot, operations: list[Operation]) -> None:
+        """Run an identity round for reads that digests could not answer (R20); what waits meanwhile joins it."""
+        room = _BATCH_MAX - len(operations)
+        joining, slot.waiting = slot.waiting[:room], slot.waiting[room:]
+        self._begin(slot, operations + joining)
+
+    # -- time
+
+    def sweep(self, now_s: float) -> None:
+        """Answer what is past its deadline, and give up rounds that are silent for `round_timeout_s` (R18)."""
+        now_ms = self.now_ms()
+        for slot in list(self._slots.values()):
+            slot.waiting = [op for op in slot.waiting if op.deadline_ms >= now_ms or not self._is_late(op)]
+            round_ = slot.round
+            if round_ is None:
+                continue
+            for operation in round_.operations:
+                if operation.deadline_ms + (_LATE_RETRY_MS if operation.attempt > 1 else 0) < now_ms:
+                    _expire(operation)
+            if now_s - slot.since_s > self._limits.round_timeout_s:
+                self._exchanges.end(slot.number)
+                self._retry(slot)
+
+    def fail_all(self) -> None:
+        """Answer everything that is still open; called when a drain has taken too long."""
+        for slot in list(self._slots.values()):
+            operations = slot.waiting + (slot.round.operations if slot.round else [])
+            for operation in operations:
+                _expire(operation)
+
+
+def _to_nobody(result: Result) -> None:
+    """Take a result that nobody waits for."""
+
+
+def _cached_bytes(cached: CachedPromise) -> int:
+    return len(cached.record.body) + len(cached.record.window) + len(cached.overlay) + 300
+
+
+def _answer(operation: Operation, result: Result) -> None:
+    context = operation.context
+    if context is None:
+        return
+    operation.context = None
+    if isinstance(context, Request):
+        context.answer_result(result)
+    else:
+        context(result)
+
+
+def _leave(operation: Operation) -> None:
+    """Answer that the outcome is unknown."""
+    context = operation.context
+    operation.context = None
+    if isinstance(context, Request):
+        context.leave_unknown()
+
+
+def _expire(operation: Operation) -> None:
+    """Answer an operation of a running round at its deadline; the round, which may still run it, finds nobody
+    waiting."""
+    if operation.is_in_doubt and not operation.is_read:
+        _leave(operation)
+    elif operation.context is not None:
+        operation.deadline_ms = 0  # the change function must not run it any more
+        _answer(operation, Result(NOT_APPLIED, code="deadline-exceeded"))

@@ -1,0 +1,349 @@
+"""Eventual writes and reads: R and W replicas, last write wins, and never over a strong write that it had not seen.
+
+Decides: the version of an eventual write (R7, R29), how many acknowledgements and replies are enough (R27, R31), and
+the repair of replicas that were behind.  Leaves to others: the overlay's rules (`core.register`), strong reads
+(`consensus`), the wire.
+
+A write is stamped once, at an owner, and never again (R25): sent twice under two stamps it would be two writes (C2).
+Its base is a *chosen* change, so an undecided proposal for the key is given a moment to be committed first (R7).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvclient.wire import messages as m
+from kvclient.wire.values import (
+    NO_SBALLOT,
+    NO_VERSION,
+    VERSION_BYTES,
+    Version,
+    body_content,
+    body_pack,
+    body_times,
+    body_version,
+)
+from kvnode.core.clock import stamp_ms
+from kvnode.core.operation import Operation, Result
+from kvnode.core.proposer import Promise
+from kvnode.core.quorum import Tally
+from kvnode.core.record import Entry, Image, entry_is_absent_based, entry_make, entry_version
+from kvnode.core.register import visible_body
+from kvnode.core.version import version_eventual, version_sballot, version_stamp
+from kvnode.runtime import Runtime
+from kvnode.service.ceilings import Ceilings
+from kvnode.service.commits import Commits
+from kvnode.service.consensus import Consensus, promise_of
+from kvnode.service.exchange import Exchanges
+from kvnode.service.placement import Placement
+from kvnode.service.registers import Registers
+from kvnode.service.requests import Request, Statistics
+
+_UNDECIDED_WAIT_S = 0.05
+"""What a write waits for the commit of an undecided proposal (protocol 4a)."""
+_UNDECIDED_STEP_S = 0.005
+
+
+class Draft:
+    """An eventual write that has no version yet."""
+
+    __slots__ = (
+        "content",
+        "deadline_s",
+        "key",
+        "patience_s",
+        "placement",
+        "request",
+        "stamp_only",
+        "token",
+        "ttl_ms",
+        "w",
+    )
+
+    def __init__(
+        self, request: Request, key: bytes, placement: Placement, w: int, content: bytes, ttl_ms: int, token: Version
+    ) -> None:
+        self.request = request
+        self.key = key
+        self.placement = placement
+        self.w = w
+        self.content = content
+        self.ttl_ms = ttl_ms
+        self.token = token
+        self.deadline_s = 0.0
+        self.patience_s = 0.0
+        self.stamp_only = False
+
+
+class _Write:
+    """An entry on its way to the owners."""
+
+    __slots__ = ("deadline_s", "eventual", "maybe", "number", "request", "superseded", "tally", "version")
+
+    def __init__(self, eventual: Eventual, request: Request, tally: Tally, version: Version, deadline_s: float) -> None:
+        self.eventual = eventual
+        self.request = request
+        self.tally = tally
+        self.version = version
+        self.deadline_s = deadline_s
+        self.number = 0
+        self.superseded = 0
+        self.maybe = False
+        """True if a replica whose answer never came may have stored the entry."""
+
+    def on_reply(self, index: int, message: list[Any]) -> None:
+        tally = self.tally
+        if message[0] == m.WRITTEN:
+            tally.add_yes(index)
+            self.superseded |= message[2]
+            if tally.won:
+                self.eventual.close(self.number)
+                self.request.answer((m.APPLIED, self.request.number, self.version, self.superseded))
+            return
+        tally.add_no(index)
+        self.eventual.check_lost(self, message[2] if message[0] == m.REFUSED else "overloaded")
+
+    def on_lost(self, index: int) -> None:
+        if not self.tally.members >> index & 1:
+            return
+        self.maybe = True
+        self.tally.add_no(index)
+        self.eventual.check_lost(self, "quorum-unreachable")
+
+    def on_deadline(self) -> None:
+        self.eventual.close(self.number)
+        self.request.leave_unknown()
+
+
+class _Read:
+    """A gathering of whole states for an eventual read of more than one replica."""
+
+    __slots__ = ("deadline_s", "eventual", "key", "number", "request", "states", "tally")
+
+    def __init__(self, eventual: Eventual, request: Request, key: bytes, tally: Tally, deadline_s: float) -> None:
+        self.eventual = eventual
+        self.request = request
+        self.key = key
+        self.tally = tally
+        self.deadline_s = deadline_s
+        self.number = 0
+        self.states: dict[int, Promise] = {}
+
+    def on_reply(self, index: int, message: list[Any]) -> None:
+        if message[0] != m.PROMISE:
+            self.on_lost(index)
+            return
+        self.tally.add_yes(index)
+        self.states[index] = promise_of(message)
+        if self.tally.won:
+            self.eventual.finish_read(self)
+
+    def on_lost(self, index: int) -> None:
+        self.tally.add_no(index)
+        if self.tally.lost:
+            self.eventual.close(self.number)
+            self.request.fail("quorum-unreachable")
+
+    def on_deadline(self) -> None:
+        self.eventual.close(self.number)
+        self.request.fail("deadline-exceeded")
+
+
+class Eventual:
+    """The eventual operations of a coordinator."""
+
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        registers: Registers,
+        ceilings: Ceilings,
+        commits: Commits,
+        consensus: Consensus,
+        statistics: Statistics,
+        runtime: Runtime,
+        node_id: int,
+        epoch: int,
+    ) -> None:
+        self._exchanges = exchanges
+        self._registers = registers
+        self._ceilings = ceilings
+        self._commits = commits
+        self._consensus = consensus
+        self._statistics = statistics
+        self._runtime = runtime
+        self._node_id = node_id
+        self._epoch = epoch
+        self._open: dict[int, _Write | _Read] = {}
+        self.clock_is_good = True
+        """False while this node's clock is too far from a majority's (R4): no eventual write is coordinated then."""
+
+    # -- writes
+
+    def write(self, draft: Draft) -> None:
+        """Stamp a write at this owner and send it to all; answered after W of them have it on disk (R29)."""
+        request, placement = draft.request, draft.placement
+        if self._exchanges.reachable(placement.members) < max(1, draft.w):
+            request.fail("quorum-unreachable")
+            return
+        if not self.clock_is_good or self._ceilings.hybrid.is_ahead(self._runtime.clock.wall_ms()):
+            request.fail("clock-skew")
+            return
+        image = self._registers.get(draft.key).image
+        if image.accepted_ballot and self._waits_for_decision(draft):
+            return
+        if self._token_is_unconfirmed(draft, image):
+            self._confirm_token(draft)
+            return
+        self._stamp(draft, image)
+
+    def _waits_for_decision(self, draft: Draft) -> bool:
+        """Come back a little later while a proposal is undecided, at most 50 ms in all (R7, 4a)."""
+        now_s = self._runtime.clock.monotonic_s()
+        if not draft.patience_s:
+            draft.patience_s = now_s + _UNDECIDED_WAIT_S
+        if now_s >= draft.patience_s:
+            return False
+        self._runtime.timers.call_later(_UNDECIDED_STEP_S, lambda: self.write(draft))
+        return True
+
+    def _token_is_unconfirmed(self, draft: Draft, image: Image) -> bool:
+        """Return whether the client saw a strong change that this replica does not know to be chosen (4a)."""
+        if not draft.token:
+            return False
+        sballot = version_sballot(draft.token)
+        known = max(version_sballot(image.committed.version), version_sballot(entry_version(image.overlay)))
+        return sballot > (known or NO_SBALLOT)
+
+    def _confirm_token(self, draft: Draft) -> None:
+        """Read the key strongly, which brings the chosen record here; then stamp on top of it."""
+
+        def on_read(result: Result) -> None:
+            if result.code:
+                draft.request.fail(result.code)
+                return
+            image = self._registers.get(draft.key).image
+            if self._token_is_unconfirmed(draft, image):
+                draft.token = NO_VERSION  # not a chosen change of this cluster: never a base
+            self.write(draft)
+
+        now_ms = self._runtime.clock.wall_ms()
+        remaining_ms = max(0, int((draft.deadline_s - self._runtime.clock.monotonic_s()) * 1000))
+        read = Operation((), b"", 0, 1, 0, now_ms, now_ms + remaining_ms, on_read)
+        self._consensus.submit(draft.key, draft.placement, read)
+
+    def _stamp(self, draft: Draft, image: Image) -> None:
+        committed, overlay = image.committed.version, image.overlay
+        base, is_absent = committed, not committed or image.settled
+        held = entry_version(overlay)
+        if version_sballot(held) > (version_sballot(committed) or NO_SBALLOT):
+            base, is_absent = held, entry_is_absent_based(overlay)  # the overlay has seen a later chosen change
+        above = max(
+            version_stamp(version)
+            for version in (committed, image.accepted.version, entry_version(overlay), draft.token)
+        )
+        stamp = self._ceilings.stamp(above)
+        if stamp is None:
+            self._ceilings.when_raised(lambda: self.write(draft))
+            return
+        version = version_eventual(version_sballot(base), stamp, self._node_id)
+        if draft.stamp_only:
+            draft.request.answer((m.STAMPED, draft.request.number, bytes([is_absent]) + version))
+            return
+        self._send(draft, version, is_absent=is_absent)
+
+    def send_stamped(self, draft: Draft, stamped: bytes) -> None:
+        """Send a write that already has its version, unchanged; as often as the client asks (R25)."""
+        if self._exchanges.reachable(draft.placement.members) < max(1, draft.w):
+            draft.request.fail("quorum-unreachable")
+            return
+        self._send(draft, Version(stamped[1 : 1 + VERSION_BYTES]), is_absent=bool(stamped[0] & 1))
+
+    def _send(self, draft: Draft, version: Version, *, is_absent: bool) -> None:
+        created_ms = stamp_ms(version_stamp(version))
+        expires_ms = created_ms + draft.ttl_ms if draft.ttl_ms and draft.content else 0
+        entry = entry_make(body_pack(version, expires_ms, created_ms, draft.content), absent=is_absent)
+        placement = draft.placement
+        write = _Write(self, draft.request, Tally(placement.members, max(1, draft.w)), version, draft.deadline_s)
+        write.number = number = self._exchanges.begin(write)
+        self._open[number] = write
+        reached = self._exchanges.send(placement.owners, (m.ENTRY, number, self._epoch, draft.key, entry))
+        if reached != placement.members:
+            for index in placement.owners:
+                if not reached >> index & 1:
+                    write.tally.add_no(index)
+            self.check_lost(write, "quorum-unreachable")
+
+    def check_lost(self, write: _Write, code: str) -> None:
+        """Answer a write that can no longer reach W: unknown once a replica has it or may have it, else not applied."""
+        if not write.tally.lost or write.number not in self._open:
+            return
+        self.close(write.number)
+        if write.maybe or write.tally.yes or write.tally.members & ~write.tally.no:
+            write.request.leave_unknown()
+        else:
+            write.request.fail(code if code in ("clock-skew", "overloaded") else "quorum-unreachable")
+
+    # -- reads
+
+    def read(self, request: Request, key: bytes, placement: Placement, r: int, deadline_s: float) -> None:
+        """Return the greatest visible version among `r` owners, and repair those that showed less (R31)."""
+        if r <= 1:
+            self._answer_body(request, visible_body(self._registers.get(key).shown), ())
+            return
+        if self._exchanges.reachable(placement.members) < r:
+            request.fail("quorum-unreachable")
+            return
+        read = _Read(self, request, key, Tally(placement.members, r), deadline_s)
+        read.number = number = self._exchanges.begin(read)
+        self._open[number] = read
+        self._exchanges.send(placement.owners, (m.READ, number, self._epoch, key, 1))
+
+    def finish_read(self, read: _Read) -> None:
+        """Answer a gathering that has its R states."""
+        self.close(read.number)
+        bodies = {index: visible_body(_image_of(state)) for index, state in read.states.items()}
+        newest = max(bodies, key=lambda index: body_version(bodies[index]))
+        body = bodies[newest]
+        behind = [index for index, other in bodies.items() if body_version(other) < body_version(body)]
+        for index in behind:
+            self._repair(index, read.key, read.states[newest])
+        self._answer_body(read.request, body, tuple(behind))
+
+    def _repair(self, index: int, key: bytes, state: Promise) -> None:
+        """Send a replica what it lacks: the committed record, and the overlay entry over it.  Nobody waits (R31)."""
+        self._statistics.repairs += 1
+        if state.committed_ballot:
+            self._commits.repair(index, key, state.committed_ballot, state.committed)
+        link = self._exchanges.links[index]
+        if state.overlay and link is not None:
+            link.send((m.ENTRY, 0, self._epoch, key, state.overlay))
+
+    def _answer_body(self, request: Request, body: bytes, repaired: tuple[int, ...]) -> None:
+        if body and (not body_content(body) or 0 < body_times(body)[0] <= self._runtime.clock.wall_ms()):
+            body = b""
+        explanation = {"path": "eventual", "repaired": list(repaired)} if request.is_explained else {}
+        request.answer((m.ITEM, request.number, body, explanation))
+
+    # -- time
+
+    def close(self, number: int) -> None:
+        """Forget an exchange."""
+        self._exchanges.end(number)
+        self._open.pop(number, None)
+
+    def sweep(self, now_s: float) -> None:
+        """Answer what is past its deadline."""
+        for exchange in [exchange for exchange in self._open.values() if exchange.deadline_s < now_s]:
+            exchange.on_deadline()
+
+
+def _image_of(state: Promise) -> Image:
+    return Image(
+        state.accepted_ballot,
+        state.accepted_ballot,
+        state.accepted,
+        state.committed_ballot,
+        state.committed,
+        Entry(state.overlay),
+        state.settled,
+    )

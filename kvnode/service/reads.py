@@ -1,0 +1,344 @@
+"""Strong reads: one gathering of digests per key, hedged, and a round only if the digests prove nothing.
+
+Decides: whom to ask, when to ask more (hedging), and what follows an inconclusive gathering (R20).  Leaves to others:
+what digests prove (`core.reading`), rounds (`consensus`), the marks sent to laggards (`commits`).
+
+First this node and as many others as a quorum read needs are asked; the rest only if an answer is not there after the
+observed p95, or does not agree.  A node that made a hedge necessary is asked last for a while.  So a dead or slow
+replica costs one hedge now and then, and never sets the latency.  Only reads are hedged: they have no effect.
+
+Reads of a key that wait together share a gathering; one that arrives after its first request was sent never joins it.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from kvclient.wire import messages as m
+from kvclient.wire.values import NO_BALLOT, Ballot, body_content, body_times
+from kvnode.config import Limits
+from kvnode.core.operation import VALUE, Operation, Result
+from kvnode.core.reading import FastRead, Reading
+from kvnode.core.register import PLAIN_DIGEST
+from kvnode.runtime import Runtime
+from kvnode.service.commits import Commits
+from kvnode.service.consensus import Consensus, Slot, promise_of
+from kvnode.service.exchange import Exchanges
+from kvnode.service.registers import Registers
+from kvnode.service.replica import Replica
+from kvnode.service.requests import Statistics
+
+_AVOID_S = 0.5
+"""How long a node that made a hedge necessary is asked last."""
+_SAMPLES = 128
+_SWEEP_MAX = 256
+
+
+class Hedge:
+    """The delay after which more replicas are asked: the p95 of recent gatherings, within its bounds."""
+
+    def __init__(self, shortest_s: float, longest_s: float) -> None:
+        self.delay_s = longest_s
+        self._shortest_s = shortest_s
+        self._longest_s = longest_s
+        self._samples: list[float] = []
+
+    def observe(self, latency_s: float) -> None:
+        """Take the latency of one gathering that was not hedged."""
+        self._samples.append(latency_s)
+        if len(self._samples) == _SAMPLES:
+            self._samples.sort()
+            self.delay_s = min(self._longest_s, max(self._shortest_s, self._samples[_SAMPLES * 95 // 100]))
+            self._samples.clear()
+
+
+class Gathering:
+    """One quorum read of one key."""
+
+    __slots__ = (
+        "asked",
+        "home",
+        "is_hedged",
+        "is_second",
+        "number",
+        "operations",
+        "read",
+        "reads",
+        "slot",
+        "started_s",
+        "wanted",
+    )
+
+    def __init__(
+        self, reads: StrongReads, slot: Slot, operations: list[Operation], home: bytes, started_s: float
+    ) -> None:
+        self.reads = reads
+        self.slot = slot
+        self.operations = operations
+        self.home = home
+        self.started_s = started_s
+        self.number = 0
+        self.asked = 0
+        """Owners that were asked, as bits; an answer of anybody else is not counted (R28)."""
+        self.read: FastRead | None = None
+        self.is_second = False
+        self.is_hedged = False
+        self.wanted: Ballot = NO_BALLOT
+        """The settled ballot, while its record is fetched from another replica."""
+
+    def on_reply(self, index: int, message: list[Any]) -> None:
+        """Feed a digest (or the whole state, once the record is wanted)."""
+        if not self.asked >> index & 1:
+            return
+        if message[0] == m.DIGEST:
+            self.reads.on_digest(self, index, message[2])
+        elif message[0] == m.PROMISE:
+            self.reads.on_state(self, message)
+        else:
+            self.on_lost(index)
+
+    def on_lost(self, index: int) -> None:
+        """Ask the others when a replica cannot answer."""
+        if self.asked >> index & 1:
+            self.asked &= ~(1 << index)
+            self.reads.on_silence(self, index)
+
+
+class StrongReads:
+    """The gatherings of a coordinator."""
+
+    def __init__(
+        self,
+        home: int,
+        exchanges: Exchanges,
+        registers: Registers,
+        replica: Replica,
+        commits: Commits,
+        runtime: Runtime,
+        limits: Limits,
+        epoch: int,
+        statistics: Statistics,
+    ) -> None:
+        self._home = home
+        self._exchanges = exchanges
+        self._registers = registers
+        self._replica = replica
+        self._commits = commits
+        self._runtime = runtime
+        self._limits = limits
+        self._epoch = epoch
+        self._statistics = statistics
+        self.consensus: Consensus
+        self.hedge = Hedge(limits.hedge_min_s, limits.hedge_max_s)
+        self._open: dict[int, Gathering] = {}
+        self._avoid_until_s: dict[int, float] = {}
+        self._is_armed = False
+        self._turn = 0
+
+    # -- gather
+
+    def start(self, slot: Slot, operations: list[Operation]) -> None:
+        """Read for operations that are all reads (R20)."""
+        self._gather(Gathering(self, slot, operations, b"", slot.since_s))
+
+    def _gather(self, gathering: Gathering) -> None:
+        slot = gathering.slot
+        placement = slot.placement
+        gathering.home = self._replica.digest(self._registers.get(slot.key))
+        gathering.number = number = self._exchanges.begin(gathering)
+        self._open[number] = gathering
+        if not self._is_armed:
+            self._is_armed = True
+            self._runtime.timers.call_later(self.hedge.delay_s, self._sweep_hedges)
+        needed = len(placement.others) if gathering.is_second else placement.quorums.read - 1
+        asked = self._ask(gathering, needed)
+        if gathering.is_second or not needed:
+            gathering.read = FastRead(placement.quorums, is_second=gathering.is_second)
+            self._judge(gathering, gathering.read.on_digest(self._home, gathering.home))
+        elif asked < needed:
+            self._fail(gathering)
+
+    def _ask(self, gathering: Gathering, count: int) -> int:
+        """Ask up to `count` more owners, those that answer fast first; return how many were asked."""
+        slot = gathering.slot
+        others = slot.placement.others
+        if self._avoid_until_s:
+            others = self._by_speed(others)
+        elif count < len(others):
+            self._turn += 1
+            turn = self._turn % len(others)
+            others = others[turn:] + others[:turn]
+        links, asked = self._exchanges.links, 0
+        message = (m.READ, gathering.number, self._epoch, slot.key, 0)
+        for index in others:
+            link = links[index]
+            if asked == count:
+                break
+            if link is not None and not gathering.asked >> index & 1 and link.send(message):
+                gathering.asked |= 1 << index
+                asked += 1
+        return asked
+
+    def _by_speed(self, others: tuple[int, ...]) -> tuple[int, ...]:
+        now_s = self._runtime.clock.monotonic_s()
+        self._avoid_until_s = {index: until for index, until in self._avoid_until_s.items() if until > now_s}
+        return tuple(sorted(others, key=lambda index: self._avoid_until_s.get(index, 0.0)))
+
+    # -- judge
+
+    def on_digest(self, gathering: Gathering, index: int, digest: bytes) -> None:
+        """Take a digest; two equal plain ones settle a read of two replies without being parsed."""
+        read = gathering.read
+        if read is None:
+            quorums = gathering.slot.placement.quorums
+            if digest == gathering.home and quorums.read == 2 and digest[:1] == PLAIN_DIGEST:
+                self._settle(gathering, Ballot(digest[1:29]))
+                return
+            read = gathering.read = FastRead(quorums)
+            read.on_digest(self._home, gathering.home)
+        try:
+            reading = read.on_digest(index, digest)
+        except ValueError as error:
+            raise m.MessageError(str(error)) from error
+        self._judge(gathering, reading)
+
+    def _judge(self, gathering: Gathering, reading: Reading) -> None:
+        read = gathering.read
+        assert read is not None
+        if reading is Reading.SETTLED:
+            for laggard in read.laggards:
+                self._repair(gathering, laggard, read.ballot)
+            self._settle(gathering, read.ballot)
+        elif reading is Reading.ROUND:
+            self._to_round(gathering)
+        elif reading is Reading.UNSETTLED:
+            self._ask_again(gathering)
+        elif read.is_inconclusive and not self._ask(gathering, len(gathering.slot.placement.others)):
+            self._if_nobody_is_left(gathering)
+
+    def _settle(self, gathering: Gathering, ballot: Ballot) -> None:
+        """Answer with the record of the settled ballot, from here if it is here, else from a replica that has it."""
+        slot = gathering.slot
+        if not ballot:
+            self._finish(gathering, b"")
+            return
+        image = self._registers.get(slot.key).shown
+        if image.committed_ballot >= ballot:
+            self._finish(gathering, image.committed.body)
+        elif image.accepted_ballot == ballot:
+            self._finish(gathering, image.accepted.body)
+        else:
+            self._fetch(gathering, ballot)
+
+    def _finish(self, gathering: Gathering, body: bytes) -> None:
+        if body and 0 < body_times(body)[0] <= self._runtime.clock.wall_ms():
+            self._to_round(gathering)  # expired by this clock; the round decides by its ballot's (R63)
+            return
+        self._close(gathering)
+        if not gathering.is_hedged and not gathering.number & 7:
+            self.hedge.observe(self._runtime.clock.monotonic_s() - gathering.started_s)
+        shown = body if body_content(body) else b""
+        self.consensus.on_read_done(gathering.slot, gathering.operations, Result(VALUE, body=shown))
+
+    def _close(self, gathering: Gathering) -> None:
+        self._exchanges.end(gathering.number)
+        self._open.pop(gathering.number, None)
+
+    def _to_round(self, gathering: Gathering) -> None:
+        self._close(gathering)
+        self.consensus.on_read_needs_round(gathering.slot, gathering.operations)
+
+    def _fail(self, gathering: Gathering) -> None:
+        self._close(gathering)
+        self.consensus.on_read_failed(gathering.slot, gathering.operations, "quorum-unreachable")
+
+    def _ask_again(self, gathering: Gathering) -> None:
+        """Everybody answered and nothing is proved: let the writer finish, ask once more, then run a round (R20)."""
+        self._close(gathering)
+        if gathering.is_second:
+            self._to_round(gathering)
+            return
+        second = Gathering(self, gathering.slot, gathering.operations, b"", gathering.started_s)
+        second.is_second = second.is_hedged = True
+        self._runtime.timers.call_later(self._limits.hedge_min_s, lambda: self._gather(second))
+
+    # -- the record, if it is not here
+
+    def _fetch(self, gathering: Gathering, ballot: Ballot) -> None:
+        if gathering.wanted:
+            return
+        gathering.wanted = ballot
+        message = (m.READ, gathering.number, self._epoch, gathering.slot.key, 1)
+        for index in gathering.slot.placement.others:
+            link = self._exchanges.links[index]
+            if link is not None and link.send(message):
+                gathering.asked |= 1 << index
+
+    def on_state(self, gathering: Gathering, message: list[Any]) -> None:
+        """Take a whole state: if it holds the wanted record, or a later committed one, answer and keep it here too."""
+        state = promise_of(message)
+        wanted, key = gathering.wanted, gathering.slot.key
+        if state.committed_ballot >= wanted:
+            ballot, record = state.committed_ballot, state.committed
+        elif state.accepted_ballot == wanted:
+            ballot, record = wanted, state.accepted
+        else:
+            return
+        self._registers.commit(key, ballot, record)
+        self._statistics.repairs += 1
+        self._finish(gathering, record.body)
+
+    def _repair(self, gathering: Gathering, laggard: int, ballot: Ballot) -> None:
+        image = self._registers.get(gathering.slot.key).shown
+        if image.committed_ballot == ballot:
+            record = image.committed
+        elif image.accepted_ballot == ballot:
+            record = image.accepted
+        else:
+            return  # this replica lags itself; it is repaired when the record has been fetched
+        self._statistics.repairs += 1
+        self._commits.repair(laggard, gathering.slot.key, ballot, record)
+
+    # -- silence
+
+    def on_silence(self, gathering: Gathering, index: int) -> None:
+        """Ask somebody else instead of a replica that is lost or refuses."""
+        if not self._ask(gathering, 1):
+            self._if_nobody_is_left(gathering)
+
+    def _if_nobody_is_left(self, gathering: Gathering) -> None:
+        """Nobody else can be asked.  Wait for those who were, if they can still decide it; else a round, or the end."""
+        if gathering.asked.bit_count() + 1 < gathering.slot.placement.quorums.read:
+            self._fail(gathering)
+        elif gathering.read is not None and gathering.read.replies > gathering.asked.bit_count():
+            self._ask_again(gathering)
+
+    def expire(self, now_ms: int) -> None:
+        """Answer the gatherings whose operations are all past their deadline; a read has no effect, so it simply
+        failed."""
+        for gathering in list(self._open.values()):
+            if all(operation.deadline_ms < now_ms for operation in gathering.operations):
+                self._close(gathering)
+                self.consensus.on_read_failed(gathering.slot, gathering.operations, "deadline-exceeded")
+
+    def _sweep_hedges(self) -> None:
+        """Ask all others for the gatherings that are older than the hedge delay; oldest first, so the sweep is
+        short."""
+        now_s = self._runtime.clock.monotonic_s()
+        for gathering in list(islice(self._open.values(), _SWEEP_MAX)):
+            if now_s - gathering.started_s < self.hedge.delay_s:
+                break
+            if not gathering.is_hedged:
+                self._hedge(gathering, now_s)
+        self._is_armed = bool(self._open)
+        if self._open:
+            self._runtime.timers.call_later(self.hedge.delay_s, self._sweep_hedges)
+
+    def _hedge(self, gathering: Gathering, now_s: float) -> None:
+        gathering.is_hedged = True
+        self._open[gathering.number] = self._open.pop(gathering.number)  # behind those that are still to be hedged
+        for index in gathering.slot.placement.others:
+            if gathering.asked >> index & 1:
+                self._avoid_until_s[index] = now_s + _AVOID_S
+        self._ask(gathering, len(gathering.slot.placement.others))

@@ -1,0 +1,114 @@
+"""The registers in memory: a bounded cache over the engine's rows.
+
+Decides: which rows stay decoded, and what must be kept of one that leaves.  Leaves to others: the rules of a register.
+
+Bounds: `registers_max` rows and `register_bytes_max` bytes.  A row leaves by second chance (not used since the last
+pass), never while it has rows on their way to disk.  What leaves takes nothing with it that matters:
+- a commit that is only in memory is written first (it need not be synced: R12);
+- a promise that no row carries is folded into `promise_base` of its partition, which every row loaded later starts
+from;
+  promising more than was asked can only refuse (R11).
+"""
+
+from __future__ import annotations
+
+from kvclient.wire.values import NO_BALLOT, Ballot
+from kvnode.core.record import EMPTY_IMAGE, Image, Record
+from kvnode.core.register import Register, Verdict
+from kvnode.storage.engine import Engine
+
+_EVICT_STEPS_MAX = 8
+"""Rows looked at per load: the cache may stand over its bound for a moment, but no request pays for a full pass."""
+_ROW_OVERHEAD_BYTES = 600
+"""Python objects of one decoded row, measured with `sys.getsizeof` over an accepted and a committed record."""
+
+
+class Registers:
+    """Row key -> Register, loaded on demand."""
+
+    def __init__(self, engine: Engine, registers_max: int, register_bytes_max: int, restart_promise: Ballot) -> None:
+        self._engine = engine
+        self._registers_max = registers_max
+        self._register_bytes_max = register_bytes_max
+        self._cache: dict[bytes, Register] = {}
+        self._bytes: dict[bytes, int] = {}
+        self._total_bytes = 0
+        self._used: set[bytes] = set()
+        self._dirty: set[bytes] = set()
+        self._restart_promise = restart_promise
+        self.promise_base: dict[bytes, Ballot] = {}
+
+    def get(self, key: bytes) -> Register:
+        """Return the register of a row key.  Raises DamagedRow."""
+        register = self._cache.get(key)
+        if register is not None:
+            self._used.add(key)
+            return register
+        return self._load(key)
+
+    def peek(self, key: bytes) -> Register | None:
+        """Return the register if it is in memory, without using it."""
+        return self._cache.get(key)
+
+    def _load(self, key: bytes) -> Register:
+        image = self._engine.load(key) or EMPTY_IMAGE
+        base = self.promise_base.get(key[:2], NO_BALLOT)
+        register = Register(image, max(base, self._restart_promise))
+        self._cache[key] = register
+        self.weigh(key, image)
+        self._evict(key)
+        return register
+
+    def weigh(self, key: bytes, image: Image) -> None:
+        """Note the size of a row that was loaded or changed."""
+        accepted, committed = image.accepted, image.committed
+        size = _ROW_OVERHEAD_BYTES + len(accepted.body) + len(accepted.window) + len(image.overlay)
+        size += len(committed.body) + len(committed.window)
+        self._total_bytes += size - self._bytes.get(key, 0)
+        self._bytes[key] = size
+
+    def commit(self, key: bytes, ballot: Ballot, record: Record) -> tuple[Register, Verdict]:
+        """Mark a chosen ballot, in memory: no row need carry it before the key's next one (R12)."""
+        register = self.get(key)
+        verdict = register.commit(ballot, record)
+        if verdict is Verdict.DONE:
+            self._dirty.add(key)
+            self.weigh(key, register.image)
+        return register, verdict
+
+    def mark_clean(self, key: bytes) -> None:
+        """Note that a row with everything in memory is on its way."""
+        self._dirty.discard(key)
+
+    def flush(self) -> None:
+        """Write every commit that is only in memory."""
+        for key in list(self._dirty):
+            self._write(key, self._cache[key])
+
+    def _write(self, key: bytes, register: Register) -> None:
+        image = register.image
+        self._dirty.discard(key)
+        register.pins += 1
+        self._engine.put(key, image, sync=False, then=lambda: register.on_durable(image))
+
+    def _evict(self, loaded: bytes) -> None:
+        for _ in range(_EVICT_STEPS_MAX):
+            if len(self._cache) <= self._registers_max and self._total_bytes <= self._register_bytes_max:
+                return
+            key = next(iter(self._cache))
+            if key == loaded:
+                return  # its caller is about to use it, and a key must never have two registers
+            register = self._cache.pop(key)
+            if register.pins or key in self._used or key in self._dirty:
+                self._cache[key] = register
+                self._used.discard(key)
+                if key in self._dirty:
+                    self._write(key, register)
+                continue
+            self._forget(key, register)
+
+    def _forget(self, key: bytes, register: Register) -> None:
+        self._total_bytes -= self._bytes.pop(key)
+        if register.promised > register.image.promised:
+            partition = key[:2]
+            self.promise_base[partition] = max(register.promised, self.promise_base.get(partition, NO_BALLOT))

@@ -1,0 +1,241 @@
+"""The replica: answers prepares, accepts, commits, reads and entries for the keys that this node holds.
+
+Decides: when an answer may leave (R6: nothing is shown before it is durable; R45), and what is refused before a rule is
+asked (another epoch, a full disk).  Leaves to others: the rules (`core.register`), rows and syncs (the engine), links.
+
+Every handler takes the link that a message came over and the message, changes one register without waiting, and answers
+over the same link: at once if nothing had to be written, else when the row's group is on disk.  The coordinator of this
+node comes over a `HomeLink` and is served like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from kvclient.wire import messages as m
+from kvclient.wire.frames import Message
+from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, NO_BALLOT, Ballot
+from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record, entry_version
+from kvnode.core.register import Register, Verdict, digest_of
+from kvnode.core.version import version_stamp
+from kvnode.runtime import Clock
+from kvnode.service.ceilings import Ceilings
+from kvnode.service.exchange import Link
+from kvnode.service.registers import Registers
+from kvnode.storage.engine import Engine
+
+BACKLOG_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes waiting for the disk before writes are refused: at 100 MB/s, more than half a second of work."""
+
+_DONE, _REPEAT, _NACK, _UNSEEN = Verdict.DONE, Verdict.REPEAT, Verdict.NACK, Verdict.UNSEEN
+
+
+class _Answer:
+    """A reply that waits for a row: called once the row is durable."""
+
+    __slots__ = ("image", "link", "register", "reply")
+
+    def __init__(self, register: Register, image: Image, link: Link, reply: Message) -> None:
+        self.register = register
+        self.image = image
+        self.link = link
+        self.reply = reply
+
+    def __call__(self) -> None:
+        self.register.on_durable(self.image)
+        self.link.send(self.reply)
+
+
+class Replica:
+    """The acceptor and overlay of every key of this node."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        registers: Registers,
+        ceilings: Ceilings,
+        clock: Clock,
+        epoch: int,
+        max_offset_ms: int,
+        unsynced_stores: Collection[bytes],
+    ) -> None:
+        self._engine = engine
+        self._registers = registers
+        self._ceilings = ceilings
+        self._clock = clock
+        self._epoch = epoch
+        self._max_offset_ms = max_offset_ms
+        self._unsynced_stores = unsynced_stores
+        self.superseded = 0
+        """Eventual entries that arrived and were no longer visible (protocol section 7: count them)."""
+
+    def handlers(self) -> dict[int, Any]:
+        """Return the handler of each message kind that a replica takes."""
+        return {
+            m.PREPARE: self.on_prepare,
+            m.ACCEPT: self.on_accept,
+            m.COMMIT: self.on_commit,
+            m.READ: self.on_read,
+            m.ENTRY: self.on_entry,
+        }
+
+    # -- the register
+
+    def on_prepare(self, link: Link, message: list[Any]) -> None:
+        """R9, R11: promise, and show everything durable; a promise below the ceiling needs no sync."""
+        _, number, epoch, key, ballot = message
+        if self._refuses(link, number, epoch) or _is_malformed(key, ballot):
+            return
+        register = self._registers.get(key)
+        before = register.promise
+        verdict = register.prepare(ballot, self._clock.wall_ms(), self._max_offset_ms)
+        if verdict is _NACK:
+            link.send((m.NACK, number, before))
+        elif verdict is Verdict.SKEW:
+            link.send(
+                (m.REFUSED, number, "clock-skew", "the ballot is further ahead of this node's clock than max_offset")
+            )
+        elif register.pins or not self._ceilings.covers(ballot):
+            register.image = image = register.image._replace(promised=ballot)
+            self._put(key, register, link, _promise(number, image, register.floor, before))
+        else:
+            link.send(_promise(number, register.image, register.floor, before))
+
+    def on_accept(self, link: Link, message: list[Any]) -> None:
+        """R10: accept, and acknowledge once it is durable.  A commit that rides along is done first, and stands."""
+        _, number, epoch, key, ballot, body, window, base, following, commit = message
+        if self._refuses(link, number, epoch) or _is_malformed(key, ballot):
+            return
+        if len(body) < BODY_HEADER_BYTES or following <= ballot:
+            raise m.MessageError(
+                f"an accept of {len(body)} bytes of body, or with a next ballot that is not above its own"
+            )
+        if commit:
+            self._commit(link, key, commit, NO_RECORD)
+        register = self._registers.get(key)
+        verdict = register.accept(ballot, Record(body, window), base, following)
+        image = register.image
+        if verdict is _DONE:
+            overlay = image.overlay
+            if overlay and entry_version(overlay) <= body:  # a body begins with its version
+                overlay = NO_ENTRY
+            self._put(key, register, link, (m.ACCEPTED, number, overlay))
+        elif verdict is _NACK:
+            link.send((m.NACK, number, register.promise))
+        elif verdict is _UNSEEN:
+            link.send((m.UNSEEN, number, image.overlay))
+        else:
+            self._answer_repeat(key, register, link, (m.ACCEPTED, number, NO_ENTRY))
+
+    def on_commit(self, link: Link, message: list[Any]) -> None:
+        """R12: mark a chosen ballot; needs no sync and no answer, unless it could not be done."""
+        _, epoch, key, ballot, body, window = message
+        if epoch != self._epoch or _is_malformed(key, ballot):
+            return
+        record = Record(body, window) if len(body) >= BODY_HEADER_BYTES else NO_RECORD
+        self._commit(link, key, ballot, record)
+
+    def _commit(self, link: Link, key: bytes, ballot: Ballot, record: Record) -> None:
+        register, verdict = self._registers.commit(key, ballot, record)
+        if verdict is Verdict.UNKNOWN:
+            link.send((m.UNKNOWN_BALLOT, key, ballot))
+        elif verdict is Verdict.FLOOR:
+            link.send((m.BELOW_FLOOR, key, register.floor))
+
+    # -- reads and the overlay
+
+    def on_read(self, link: Link, message: list[Any]) -> None:
+        """R6, R20: show the last durable state, as a digest or whole; a read never waits for a sync."""
+        _, number, epoch, key, whole = message
+        if epoch != self._epoch or len(key) < 5:
+            self._refuses(link, number, epoch)
+            return
+        register = self._registers.get(key)
+        if whole:
+            link.send(_promise(number, register.shown, register.floor, register.promise))
+        else:
+            link.send((m.DIGEST, number, register.digest or self.digest(register)))
+
+    def digest(self, register: Register) -> bytes:
+        """Return the digest of what a register shows, from its cache."""
+        if not register.digest:
+            register.digest = digest_of(register.shown, register.floor)
+        return register.digest
+
+    def on_entry(self, link: Link, message: list[Any]) -> None:
+        """R29, R30: keep an eventual write that is newer; acknowledge it, or what supersedes it, once that is
+        durable."""
+        _, number, epoch, key, entry = message
+        if self._refuses(link, number, epoch):
+            return
+        if len(entry) <= BODY_HEADER_BYTES or len(key) < 5:
+            raise m.MessageError(f"an overlay entry of {len(entry)} bytes for a key of {len(key)}")
+        if not self._ceilings.hybrid.observe(version_stamp(entry_version(entry)), self._clock.wall_ms()):
+            link.send((m.REFUSED, number, "clock-skew", "the entry's stamp is further ahead than max_offset"))
+            return
+        register = self._registers.get(key)
+        verdict = register.store(Entry(entry))
+        if verdict is _DONE:
+            self._put(key, register, link, (m.WRITTEN, number, 0))
+            return
+        is_superseded = verdict is not _REPEAT
+        self.superseded += is_superseded
+        self._answer_repeat(key, register, link, (m.WRITTEN, number, int(is_superseded)))
+
+    # -- shared
+
+    def _refuses(self, link: Link, number: int, epoch: int) -> bool:
+        """Answer REFUSED if this replica may not change anything for the message; nothing was changed then."""
+        if epoch != self._epoch:
+            link.send((m.REFUSED, number, "stale-epoch", f"the ring's epoch here is {self._epoch}, not {epoch}"))
+            return True
+        if not self._engine.writable:
+            link.send((m.REFUSED, number, "overloaded", "the disk is full up to its reserve (disk_reserve_bytes)"))
+            return True
+        if self._engine.backlog_bytes > BACKLOG_BYTES_MAX:
+            link.send((m.REFUSED, number, "overloaded", f"{BACKLOG_BYTES_MAX} bytes wait for the disk already"))
+            return True
+        return False
+
+    def _put(self, key: bytes, register: Register, link: Link, reply: Message) -> None:
+        """Write the register's row; `reply` leaves when it is durable."""
+        image = register.image
+        register.pins += 1
+        self._registers.mark_clean(key)
+        self._registers.weigh(key, image)
+        is_synced = not self._unsynced_stores or key[2 : key.index(0, 2)] not in self._unsynced_stores
+        self._engine.put(key, image, sync=is_synced, then=_Answer(register, image, link, reply))
+
+    def _answer_repeat(self, key: bytes, register: Register, link: Link, reply: Message) -> None:
+        """Answer what was done before: at once if it is durable, else with the group that follows it."""
+        if register.pins:
+            self._put(key, register, link, reply)
+        else:
+            link.send(reply)
+
+
+def _promise(number: int, image: Image, floor: Ballot, before: Ballot) -> Message:
+    accepted, committed = image.accepted, image.committed
+    return (
+        m.PROMISE,
+        number,
+        image.accepted_ballot,
+        accepted.body,
+        accepted.window,
+        image.committed_ballot,
+        committed.body,
+        committed.window,
+        image.overlay,
+        int(image.settled),
+        floor if not (image.accepted_ballot or image.committed_ballot) else NO_BALLOT,
+        before,
+    )
+
+
+def _is_malformed(key: bytes, ballot: bytes) -> bool:
+    """Raise MessageError unless key and ballot have the sizes that they must have; return False, for use in a
+    condition."""
+    if len(ballot) != BALLOT_BYTES or len(key) < 5:
+        raise m.MessageError(f"a ballot of {len(ballot)} bytes for a key of {len(key)} bytes")
+    return False

@@ -1,0 +1,148 @@
+"""A client's request while this node works on it, and the statistics of all of them.
+
+Decides: that every admitted request is answered exactly once, and what its outcome is called on the wire (R21).  Leaves
+to others: the work (`consensus`, `reads`, `eventual`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvclient.wire import messages as m
+from kvclient.wire.frames import Message
+from kvnode.core import operation as op
+from kvnode.core.operation import Result
+from kvnode.runtime import Clock
+from kvnode.service.exchange import Link
+
+_SAMPLES = 1024
+_SAMPLE_EVERY = 8
+
+TEXTS = {
+    "deadline-exceeded": "the time was up before anything was sent; nothing was applied",
+    "overloaded": "the key's request window or a queue is full; try again later",
+    "quorum-unreachable": "fewer replicas of the key are connected than the request needs; nothing was sent",
+    "answered": "this operation was answered before, so it is not run again",
+    "too late to tell": "the operation's deadline passed too long ago for its outcome to be known",
+    "in doubt": "the change was sent and not acknowledged by enough replicas; ask again with the same operation id",
+    "clock-skew": "this node's clock is too far from the others' for eventual writes; strong operations go on",
+}
+
+
+class Statistics:
+    """Counters since start and a sample of recent latencies; reading them changes nothing."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.done: dict[str, int] = {}
+        self.repairs = 0
+        self._latencies_s: list[float] = []
+        self._answered = 0
+
+    def on_answer(self, kind: str, started_s: float, clock: Clock) -> None:
+        """Count an answer; every few of them, time it."""
+        self.in_flight -= 1
+        self.done[kind] = self.done.get(kind, 0) + 1
+        self._answered = count = self._answered + 1
+        if count % _SAMPLE_EVERY:
+            return
+        latency_s = clock.monotonic_s() - started_s
+        if len(self._latencies_s) < _SAMPLES:
+            self._latencies_s.append(latency_s)
+        else:
+            self._latencies_s[(count // _SAMPLE_EVERY) % _SAMPLES] = latency_s
+
+    @property
+    def answered(self) -> int:
+        """Requests answered since start."""
+        return self._answered
+
+    def latency_ms(self) -> dict[str, float]:
+        """Return p50 and p99 of the sampled latencies in milliseconds; zeros before the first."""
+        ordered = sorted(self._latencies_s) or [0.0]
+        return {
+            "p50": round(ordered[len(ordered) // 2] * 1e3, 3),
+            "p99": round(ordered[int(len(ordered) * 0.99)] * 1e3, 3),
+        }
+
+
+class Request:
+    """One admitted request: whom to answer, under which number."""
+
+    __slots__ = (
+        "clock",
+        "is_explained",
+        "is_forwarded",
+        "is_open",
+        "kind",
+        "link",
+        "number",
+        "started_s",
+        "statistics",
+    )
+
+    def __init__(
+        self,
+        link: Link,
+        number: int,
+        kind: str,
+        started_s: float,
+        clock: Clock,
+        statistics: Statistics,
+        *,
+        is_forwarded: bool,
+    ) -> None:
+        self.link = link
+        self.number = number
+        self.kind = kind
+        self.started_s = started_s
+        self.clock = clock
+        self.statistics = statistics
+        self.is_forwarded = is_forwarded
+        self.is_explained = False
+        self.is_open = True
+
+    def answer(self, message: Message) -> None:
+        """Send the answer; a second one is dropped (the deadline sweep may have been first)."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self.statistics.on_answer(self.kind, self.started_s, self.clock)
+        self.link.send(message)
+
+    def fail(self, code: str, text: str = "", *, is_settled: bool = False) -> None:
+        """Answer that nothing was applied, by this attempt or, if settled, by any attempt of the operation."""
+        self.answer((m.FAILED, self.number, code, "not applied", int(is_settled), text or TEXTS[code]))
+
+    def leave_unknown(self, why: str = "in doubt") -> None:
+        """Answer that the outcome is unknown."""
+        self.answer((m.FAILED, self.number, "outcome-unknown", "unknown", 0, TEXTS[why]))
+
+    def answer_result(self, result: Result, explanation: dict[str, Any] | None = None) -> None:
+        """Answer with what a round or a read found."""
+        kind = result.kind
+        if kind is op.APPLIED:
+            self.answer((m.APPLIED, self.number, result.version, 0))
+        elif kind is op.VALUE:
+            self.answer((m.ITEM, self.number, result.body, explanation or {}))
+        elif kind is op.CONFLICT:
+            self.answer((m.CONFLICT, self.number, result.body))
+        elif kind is op.NOT_APPLIED:
+            self.fail(result.code, is_settled=result.is_settled)
+        else:
+            self.leave_unknown(result.code)
+
+
+class ForwardLink:
+    """Stands in for the link of a request that another node forwarded: wraps the answer for the way back."""
+
+    __slots__ = ("_number", "_peer", "index")
+
+    def __init__(self, peer: Link, number: int) -> None:
+        self._peer = peer
+        self._number = number
+        self.index = -1
+
+    def send(self, message: Message) -> bool:
+        """Send the answer back to the node that forwarded the request."""
+        return self._peer.send((m.FORWARDED, self._number, list(message)))
