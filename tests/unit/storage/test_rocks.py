@@ -263,7 +263,7 @@ async def test_a_failed_write_or_sync_is_fatal_and_acknowledges_nothing(
     engine.disk.fails = fails
     engine.disk.calls.clear()
     engine.put(key(2), image(2), sync=True, then=lambda: pytest.fail("acknowledged"))
-    error = await fatal
+    error = await asyncio.wait_for(fatal, 30)
     assert isinstance(error, StorageError)
     assert str(error) == f"writing to {tmp_path} failed, so this node stops: IO error: No space left on device"
     engine.disk.fails = ""
