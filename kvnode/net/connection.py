@@ -10,11 +10,11 @@ Invariants:
   invariant instead: it goes to the loop's exception handler, which stops the node.
 - A link holds at most: one incomplete frame, `outbox_bytes_max` and one message of unsent answers.
 
-Back-pressure.  A link that we accepted is not read while its answers stay unsent: a client asks no faster than
-it listens.  A link that we dialled is always read: were both sides to stop reading, neither could go on.
-
+Back-pressure.  A link that we accepted is not read while its answers stay unsent: a client asks no faster than it
 listens.  A link that we dialled is always read: were both sides to stop reading, neither could go on.
-late it comes, so a process that was stopped for a minute does not find every link silent when it wakes.
+
+Time.  No link has a timer: its owner calls `tick` for all of them together.  A tick counts as its nominal length,
+however late it comes, so a process that was stopped for a minute does not find every link silent when it wakes.
 """
 
 from __future__ import annotations
