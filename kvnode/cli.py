@@ -52,7 +52,7 @@ for _command in operations.COMMANDS:
 def main() -> NoReturn:
     """Run the command line and exit with the code that api.md promises."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="kvnode", standalone_mode=False)
     except BaseException as error:
         code = _exit_code(error)
     _exit(code if isinstance(code, int) else DONE)

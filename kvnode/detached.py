@@ -9,12 +9,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kvclient.errors import ConfigError
 from kvnode import config as configuration
 from kvnode import localstate, plan
+from kvnode.config import Config
 from kvnode.localstate import LocalError
 
 START_TIMEOUT_S = 90.0
@@ -95,3 +99,24 @@ def _drain_timeout_s(directory: Path) -> float:
         return configuration.load(directory / localstate.CONFIG_FILE).limits.drain_timeout_s
     except ConfigError:
         return configuration.Limits().drain_timeout_s
+
+
+@contextmanager
+def cluster(config: Config) -> Iterator[localstate.State]:
+    """Run a cluster of this configuration, with a supervisor of its own, until the block ends.
+
+    For scripts and tests.  Raises LocalError, with the last words of the nodes, unless every node serves.
+    """
+    directory = config.data_dir.absolute()
+    plan.prepare_directory(directory)
+    localstate.write_atomically(directory / localstate.CONFIG_FILE, replace(config, data_dir=directory).to_toml())
+    answer = start(directory, ["--data-dir", str(directory)])
+    try:
+        idle = [node["id"] for node in answer["nodes"] if node["state"] != "serving"]
+        if idle:
+            words = "".join(answer["last_words"].get(name, "") for name in idle)
+            raise LocalError(f"{', '.join(idle)} did not begin to serve{words}")
+        yield localstate.running(directory)
+    finally:
+        if localstate.is_supervised(directory):
+            stop(directory)

@@ -44,9 +44,9 @@ class Ticket(NamedTuple):
 
 
 class Issuer(Protocol):
-    """Who makes operation ids: the client, which knows the server's time."""
+    """Who makes operation ids: somebody who knows the server's time."""
 
-    def new_operation_id(self, timeout: float | None = None) -> OperationId:
+    def new_operation_id(self, *, timeout: float) -> OperationId:
         """Return a new id, issued now, with its deadline `timeout` seconds away."""
 
 

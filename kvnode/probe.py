@@ -7,6 +7,7 @@ A node that is dead, paused or no node at all gives a `ProbeError` with one sent
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,7 +65,7 @@ async def _ask(host: str, port: int, cluster: str, question: tuple[Any, ...] | N
     except (FrameError, MessageError) as error:
         raise ProbeError(f"what listens on {address} is not a kvnode: {error}") from error
     except OSError as error:
-        nobody = ProbeError(f"nobody listens on {address}: {error.strerror or error}")
+        nobody = ProbeError(f"nobody listens on {address}: {os.strerror(error.errno) if error.errno else error}")
         nobody.state = "down"
         raise nobody from error
     except EOFError as error:

@@ -7,6 +7,7 @@ and errors go to stderr, so that a pipe carries results only.  `rich` is importe
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ STYLES = {
     "unreachable": "bold red",
     "no": "bold red",
 }
+_NUMERIC = re.compile(r"-|[+-]?[0-9][0-9.,]*( [A-Za-z]{1,3})?")
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
@@ -57,7 +59,7 @@ def plain_table(headers: Sequence[str], rows: Rows, *, title: str = "") -> str:
 
 
 def _is_numeric(cells: Sequence[Sequence[str]], column: int) -> bool:
-    return bool(cells) and all(row[column][:1] in "0123456789+-" for row in cells)
+    return bool(cells) and all(_NUMERIC.fullmatch(row[column]) for row in cells)
 
 
 def _rich_table(headers: Sequence[str], rows: Rows, title: str) -> str:
@@ -132,38 +134,36 @@ def _status_row(node: Mapping[str, Any]) -> list[object]:
     ]
 
 
+EXPLAIN_HEADERS = ("replica", "what", "ballot", "version", "value")
+
+
 def explanation(facts: Mapping[str, Any]) -> str:
     """Return what EXPLAIN said about a key: its place, each replica's state, and what a strong read would do."""
     replicas = facts["replicas"]
-    rows = [_replica_row(replica) for replica in replicas]
     agree = "the replicas agree" if facts["agree"] else "the replicas differ"
     silent = sum(1 for replica in replicas if "error" in replica)
     if silent:
-        agree += f"; {silent} of {len(replicas)} did not answer"
-    headers = ("replica", "promised", "accepted", "committed", "overlay")
+        agree += f" ({silent} of {len(replicas)} did not answer)"
     return "\n".join(
         (
             f"key {as_json(facts['key'])} of store {facts['store']}: partition {facts['partition']},"
             f" replicas {', '.join(facts['preference'])} (the first is its primary)",
-            table(headers, rows),
+            table(EXPLAIN_HEADERS, [row for replica in replicas for row in _replica_rows(replica)]),
             f"{agree}; a strong read: {facts['strong_read']}",
         )
     )
 
 
-def _replica_row(replica: Mapping[str, Any]) -> list[object]:
+def _replica_rows(replica: Mapping[str, Any]) -> list[list[object]]:
+    name = replica["node"]
     if "error" in replica:
-        return [replica["node"], replica["error"], "-", "-", "-"]
-    states = (_state_text(replica.get(name)) for name in ("accepted", "committed", "overlay"))
-    return [replica["node"], replica.get("promised") or "-", *states]
-
-
-def _state_text(state: Any) -> str:
-    if not state:
-        return "-"
-    if isinstance(state, Mapping):
-        return ", ".join(f"{name} {value}" for name, value in state.items())
-    return str(state)
+        return [[name, "unreachable", replica["error"], "-", "-"]]
+    rows: list[list[object]] = [[name, "promised", replica.get("promised") or "-", "-", "-"]]
+    for what in ("accepted", "committed", "overlay"):
+        state = replica.get(what)
+        if state:
+            rows.append([name, what, *(state.get(field, "-") for field in ("ballot", "version", "value"))])
+    return rows
 
 
 Advance = Callable[[int, str], None]

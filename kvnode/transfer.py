@@ -25,8 +25,8 @@ from typing import IO, Any, NamedTuple
 import xxhash
 
 import kvclient
-from kvclient import Kv, Store
-from kvclient.errors import ConfigError, InvalidRequest, KvError, OutcomeUnknown
+from kvclient import Consistency, Kv, OperationId, Store
+from kvclient.errors import ConfigError, InvalidRequest, KvError, NotConnected, OutcomeUnknown
 from kvnode import journal, lines, probe, show
 from kvnode.journal import Journal, Source, Ticket
 from kvnode.target import Target
@@ -46,7 +46,7 @@ class ImportJob(NamedTuple):
     file: str
     store: str
     timeout: float
-    consistency: str
+    consistency: Consistency
     concurrency: int
     keep_going: bool
     progress: Path | None
@@ -129,7 +129,7 @@ async def _import(job: ImportJob, target: Target, file: IO[bytes]) -> Report:
         return report
     async with kvclient.connect(target.address_texts, timeout=job.timeout) as kv:
         if kept.reached:
-            kept.resume(kv)
+            kept.resume(IdIssuer(kv))
             _say(f"going on after line {kept.done:,}, where the import of {job.file} was interrupted")
         importer = Importer(job, kv, kept, file)
         return await importer.run()
@@ -173,13 +173,35 @@ async def _identities(target: Target) -> dict[str, int]:
     return dict(answer for answer in answers if answer is not None)
 
 
+class IdIssuer:
+    """Makes operation ids in the server's time, even while no node is connected."""
+
+    def __init__(self, kv: Kv) -> None:
+        self._kv = kv
+        self._offset_ms = 0
+        self.new_operation_id(timeout=1)
+
+    def new_operation_id(self, *, timeout: float) -> OperationId:
+        """Return a new id, issued now, with its deadline `timeout` seconds away."""
+        now_ms = time.monotonic_ns() // 1_000_000
+        try:
+            made = self._kv.new_operation_id(timeout=timeout)
+        except NotConnected:
+            if not self._offset_ms:
+                raise
+            issued_at_ms = now_ms + self._offset_ms
+            return OperationId(os.urandom(8), 1, issued_at_ms, issued_at_ms + round(timeout * 1000))
+        self._offset_ms = made.issued_at_ms - now_ms
+        return made
+
+
 class Importer:
     """One run of an import: `run` it once."""
 
     def __init__(self, job: ImportJob, kv: Kv, kept: Journal, file: IO[bytes]) -> None:
         self._job = job
-        self._kv = kv
-        self._store: Store = kv.store(job.store)
+        self._issuer = IdIssuer(kv)
+        self._store: Store = kv.store(job.store, consistency=job.consistency)
         self._journal = kept
         self._is_strong = job.consistency == "strong"
         self._lines = enumerate(iter(lambda: file.readline(LINE_BYTES_MAX + 1), b""), 1)
@@ -232,7 +254,7 @@ class Importer:
 
     async def _in_turn(self, number: int, line: lines.Line) -> None:
         """Write a line once the one before it with the same key is through."""
-        ticket = self._journal.ticket(number, self._kv) if self._is_strong else None
+        ticket = self._journal.ticket(number, self._issuer) if self._is_strong else None
         before, mine = self._last_of_key.get(line.key), asyncio.Event()
         self._last_of_key[line.key] = mine
         try:
@@ -248,10 +270,8 @@ class Importer:
         if ticket is not None and ticket.in_doubt and await self._stands_there(line):
             self.report.unchanged += 1
             return
-        options = {"consistency": self._job.consistency}
-        if ticket is not None:
-            options["operation_id"] = ticket.operation_id
-        await self._persist(lambda: self._store.put(line.key, line.value, **options))
+        operation_id = ticket.operation_id if ticket is not None else None
+        await self._persist(lambda: self._store.put(line.key, line.value, operation_id=operation_id))
         self.report.written += 1
 
     async def _stands_there(self, line: lines.Line) -> bool:
