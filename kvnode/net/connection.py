@@ -188,10 +188,10 @@ class Link(asyncio.Protocol):
         # What still comes in is read and dropped, and only our half is shut: closing a socket with unread bytes resets
         # the connection, and the reset can overtake the GOODBYE.
         self._resume_reading()
-        if self._transport.can_write_eof():
+        try:
             self._transport.write_eof()
-        else:
-            self._transport.close()
+        except (OSError, RuntimeError):  # the other side has reset the connection, and we were not told yet
+            self._transport.abort()
 
     def abort(self, code: str, reason: str) -> None:
         """End the link and reset the connection; what is queued is dropped.  May follow `close`."""
