@@ -57,6 +57,7 @@ DEAD_TICKS = 24
 _IDLE_TICKS = 20
 _CLOCK_TICKS = 240
 _SWEEP_MIN_S = 0.005
+_NOTHING: Final = frozenset[int]()
 
 
 class Link(asyncio.Protocol):
@@ -205,7 +206,7 @@ class Link(asyncio.Protocol):
     def _receive(self, batch: list[Any]) -> None:
         """Hand each answer to its waiter.  100,000 a second pass here: no call per message beside the future's own."""
         pending = self._pending
-        shapes, answers = SHAPES, CLIENT_ANSWERS
+        shapes, answers = SHAPES, CLIENT_ANSWERS if self.is_open else _NOTHING
         for message in batch:
             try:
                 kind = message[0]

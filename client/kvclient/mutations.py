@@ -47,7 +47,7 @@ async def mutate(
     session = cluster.session
     sequence = session.begin(name)
     issued_at_ms = link.server_ms(now_s)
-    deadline_ms = issued_at_ms + max(1, int((deadline_s - now_s) * 1000))
+    deadline_ms = issued_at_ms + max(1, round((deadline_s - now_s) * 1000))
     message = [MUTATE, 0, name, session.id, sequence, 1, session.mark(name), issued_at_ms, deadline_ms]
     message += (action, check, etag, content, ttl_ms)
     try:
@@ -114,7 +114,7 @@ async def write(
     token = cluster.seen.token(name)
     stamp = await _stamp(cluster, name, deadline_s, token) if exactly_once else b""
     link = cluster.router.pick(name) if cluster.router is not None else None
-    timeout_ms = max(1, int((deadline_s - loop.time()) * 1000))
+    timeout_ms = max(1, round((deadline_s - loop.time()) * 1000))
     message = [WRITE, 0, name, w, timeout_ms, content, ttl_ms, token, stamp]
     answer = UNSENT if link is None else await link.ask(message, deadline_s, len(content), patient=not stamp)
     if answer[0] == APPLIED:
@@ -124,7 +124,7 @@ async def write(
 
 
 async def _stamp(cluster: Cluster, name: bytes, deadline_s: float, token: bytes) -> bytes:
-    timeout_ms = max(1, int((deadline_s - cluster.loop.time()) * 1000))
+    timeout_ms = max(1, round((deadline_s - cluster.loop.time()) * 1000))
     message = [STAMP, 0, name, timeout_ms, token]
     answer = await retries.read(cluster, name, message, STAMPED, deadline_s, None, UNSENT)
     return bytes(answer[2])
