@@ -100,7 +100,7 @@ class Coordinator:
 
     def handlers(self) -> dict[int, Callable[[Link, list[Any]], None]]:
         """Return the handler of each message kind that a client may send."""
-        return {kind: self.on_request for kind in m.CLIENT_REQUESTS}
+        return dict.fromkeys(m.CLIENT_REQUESTS, self.on_request)
 
     # -- admission
 

@@ -1,0 +1,425 @@
+"""A cluster in one process, on manual time and over links that a test cuts, holds and drains by hand.
+
+The nodes are whole (`kvnode.node.Node` with all its rooms) but for sockets and disks: messages pass through the real
+codec and wait in a queue per directed link; rows go to `MemoryEngine`, so a crash loses what was not synced.
+
+    world = World(3)
+    call = world.put("k", b"1")          # asks the key's primary
+    world.run()                          # until nothing moves
+    assert call.kind == APPLIED
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from kvclient.wire import messages as m
+from kvclient.wire.values import body_content, body_pack, body_version, etag_of
+from kvnode.config import Config, Limits, NodeConfig, StoreConfig, local
+from kvnode.core.register import Register
+from kvnode.node import EPOCH, Node
+from kvnode.runtime import Runtime
+from kvnode.service.membership import Identity
+from kvnode.storage.memory import MemoryDisk, MemoryEngine
+
+SESSION = b"session1"
+_sequences = itertools.count(1)
+
+
+class Scheduler:
+    """Timers and turns of the whole world, on one clock that stands still unless told."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.soon: deque[Callable[[], object]] = deque()
+        self.later: list[tuple[float, int, Timer]] = []
+        self._count = itertools.count()
+
+    def call_soon(self, fn: Callable[[], object]) -> None:
+        self.soon.append(fn)
+
+    def call_later(self, delay_s: float, fn: Callable[[], object]) -> Timer:
+        timer = Timer(fn)
+        heapq.heappush(self.later, (self.now_s + delay_s, next(self._count), timer))
+        return timer
+
+    def turn(self) -> bool:
+        """Run what is due now; False if nothing was."""
+        if self.soon:
+            self.soon.popleft()()
+            return True
+        if self.later and self.later[0][0] <= self.now_s:
+            timer = heapq.heappop(self.later)[2]
+            if not timer.is_cancelled:
+                timer.fn()
+            return True
+        return False
+
+
+@dataclass(eq=False)
+class Timer:
+    fn: Callable[[], object]
+    is_cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class WorldClock:
+    """One node's clocks: the world's time, plus an offset of the wall clock that a test may set."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.offset_ms = 0
+
+    def wall_ms(self) -> int:
+        return 1_700_000_000_000 + round((self._scheduler.now_s - 1000.0) * 1000) + self.offset_ms
+
+    def monotonic_s(self) -> float:
+        return self._scheduler.now_s
+
+
+class WorldTimers:
+    """The timers of one life of a node: a crash ends all of them."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.is_dead = False
+
+    def call_soon(self, fn: Callable[[], object]) -> object:
+        self._scheduler.call_soon(lambda: None if self.is_dead else fn())
+        return None
+
+    def call_later(self, delay_s: float, fn: Callable[[], object]) -> Timer:
+        return self._scheduler.call_later(delay_s, lambda: None if self.is_dead else fn())
+
+
+class WorldLink:
+    """The link on which one node's replies or requests leave for another."""
+
+    def __init__(self, world: World, source: int, target: int, *, life: int) -> None:
+        self.world = world
+        self.source = source
+        self.index = target
+        self.life = life
+
+    def send(self, message: Any) -> bool:
+        return self.world.post(self.source, self.index, message)
+
+
+@dataclass(eq=False)
+class Call:
+    """A client's request and, once it is there, its answer."""
+
+    number: int
+    answer: list[Any] | None = None
+    index: int = -1
+
+    def send(self, message: Any) -> bool:
+        assert self.answer is None, "a request was answered twice"
+        self.answer = msgpack.unpackb(msgpack.packb(message))
+        return True
+
+    @property
+    def kind(self) -> int | None:
+        return self.answer[0] if self.answer else None
+
+    @property
+    def code(self) -> str:
+        assert self.answer is not None
+        return self.answer[2] if self.answer[0] == m.FAILED else ""
+
+    @property
+    def outcome(self) -> str:
+        assert self.answer is not None
+        return self.answer[3] if self.answer[0] == m.FAILED else "applied"
+
+    @property
+    def value(self) -> bytes | None:
+        """What a get or a conflict shows, without its tag; None if the key is absent."""
+        assert self.answer is not None and self.answer[0] in (m.ITEM, m.CONFLICT), self.answer
+        return body_content(self.answer[2])[1:] if self.answer[2] else None
+
+    @property
+    def etag(self) -> str:
+        assert self.answer is not None
+        version = self.answer[2] if self.answer[0] == m.APPLIED else body_version(self.answer[2])
+        return etag_of(version)
+
+
+@dataclass
+class _Host:
+    node: Node
+    engine: MemoryEngine
+    clock: WorldClock
+    timers: WorldTimers
+    is_up: bool = True
+    incarnation: int = 1
+    links: dict[int, WorldLink] = field(default_factory=dict)
+
+
+class World:
+    """N nodes that own every key."""
+
+    def __init__(
+        self, nodes: int = 3, seed: int = 0, *, store: StoreConfig | None = None, limits: Limits | None = None
+    ):
+        base = local(nodes)
+        stores = {"default": store or StoreConfig("default", replicas=min(3, nodes))}
+        self.config = Config(
+            base.cluster_name,
+            tuple(NodeConfig(node.id, node.host, node.port) for node in base.nodes),
+            base.data_dir,
+            partitions=16,
+            stores=stores,
+            limits=limits or Limits(),
+        )
+        self.scheduler = Scheduler()
+        self.rng = random.Random(seed)
+        self.queues: dict[tuple[int, int], deque[bytes]] = {}
+        self.held: set[tuple[int, int]] = set()
+        self.cut_links: set[tuple[int, int]] = set()
+        self.on_post: Callable[[int, int, Any], bool] = lambda source, target, message: True
+        """Sees every message before it is queued; False drops it."""
+        self._calls = itertools.count(1)
+        self.hosts = [self._start(index, MemoryDisk(), 1) for index in range(nodes)]
+        for index in range(nodes):
+            self._join(index)
+        self.run()
+
+    # -- lives
+
+    def _start(self, index: int, disk: MemoryDisk, incarnation: int, offset_ms: int = 0) -> _Host:
+        clock, timers = WorldClock(self.scheduler), WorldTimers(self.scheduler)
+        clock.offset_ms = offset_ms
+        engine = MemoryEngine(timers.call_soon, _fail, disk)
+        identity = Identity(self.config.nodes[index].id, 1000 + index, incarnation, self.rng.getrandbits(32))
+        runtime = Runtime(clock, self.rng, timers)
+        node = Node(self.config, identity, engine, runtime, is_new=False)
+        host = _Host(node, engine, clock, timers, incarnation=incarnation)
+
+        def serve() -> None:
+            node.coordinator.is_serving = True
+
+        node.ceilings.start(serve)
+        return host
+
+    def _join(self, index: int) -> None:
+        for other in range(len(self.hosts)):
+            if other != index and self.hosts[other].is_up:
+                self._connect(index, other)
+                self._connect(other, index)
+
+    def _connect(self, source: int, target: int) -> None:
+        if (source, target) in self.cut_links or (target, source) in self.cut_links:
+            return
+        link = WorldLink(self, source, target, life=self.hosts[source].incarnation)
+        self.hosts[source].node.exchanges.on_peer_up(target, link)
+
+    def crash(self, index: int, *, keep_unsynced: int = 0) -> None:
+        """Kill a node: what was not synced is lost, what was on its way is lost, the others notice."""
+        host = self.hosts[index]
+        host.is_up = False
+        host.timers.is_dead = True
+        host.engine.crash(keep_unsynced)
+        for pair in [pair for pair in self.queues if index in pair]:
+            self.queues.pop(pair)
+        for other, remote in enumerate(self.hosts):
+            if other != index and remote.is_up:
+                remote.node.exchanges.on_peer_lost(index)
+
+    def restart(self, index: int, *, offset_ms: int = 0) -> None:
+        """Start a crashed node again from its disk, as its next incarnation."""
+        old = self.hosts[index]
+        self.hosts[index] = self._start(index, old.engine.disk, old.incarnation + 1, offset_ms)
+        self._join(index)
+        self.run()
+
+    def cut(self, one: int, other: int) -> None:
+        """Cut the links between two nodes, both ways; what was on them is lost, and both notice."""
+        for source, target in ((one, other), (other, one)):
+            self.cut_links.add((source, target))
+            self.queues.pop((source, target), None)
+            if self.hosts[source].is_up:
+                self.hosts[source].node.exchanges.on_peer_lost(target)
+
+    def mend(self, one: int, other: int) -> None:
+        """Connect two nodes again."""
+        for source, target in ((one, other), (other, one)):
+            self.cut_links.discard((source, target))
+        for source, target in ((one, other), (other, one)):
+            self._connect(source, target)
+
+    # -- messages
+
+    def post(self, source: int, target: int, message: Any) -> bool:
+        if (source, target) in self.cut_links or not self.hosts[target].is_up or not self.hosts[source].is_up:
+            return False
+        if self.on_post(source, target, message):
+            self.queues.setdefault((source, target), deque()).append(msgpack.packb(message))
+        return True
+
+    def hold(self, source: int, target: int) -> None:
+        """Let messages of a directed link wait until `release`."""
+        self.held.add((source, target))
+
+    def release(self, source: int, target: int) -> None:
+        self.held.discard((source, target))
+
+    @contextmanager
+    def silenced(self, *indexes: int) -> Iterator[None]:
+        """Within the block nothing from or to these nodes is delivered; it is afterwards (a paused process)."""
+        pairs = {(a, b) for a in range(len(self.hosts)) for b in range(len(self.hosts)) if a in indexes or b in indexes}
+        before = set(self.held)
+        self.held |= pairs
+        yield
+        self.held = before
+
+    def deliver(self, source: int, target: int) -> list[Any] | None:
+        """Deliver the oldest message of a directed link, held or not; None if there is none."""
+        queue = self.queues.get((source, target))
+        if not queue:
+            return None
+        message = msgpack.unpackb(queue.popleft())
+        m.check(message)
+        host = self.hosts[target]
+        host.node.on_batch(WorldLink(self, target, source, life=host.incarnation), [message])
+        return message
+
+    def _deliver_any(self) -> bool:
+        pairs = [pair for pair, queue in self.queues.items() if queue and pair not in self.held]
+        if not pairs:
+            return False
+        self.deliver(*self.rng.choice(pairs))
+        return True
+
+    def run(self, elapsed_s: float = 0.0) -> None:
+        """Deliver and run until nothing moves, then let `elapsed_s` pass with all that falls due in it."""
+        end_s = self.scheduler.now_s + elapsed_s
+        while True:
+            while self.scheduler.turn() or self._deliver_any():
+                pass
+            due = [entry[0] for entry in self.scheduler.later[:1] if entry[0] <= end_s]
+            if not due:
+                break
+            self.scheduler.now_s = max(self.scheduler.now_s, due[0])
+        self.scheduler.now_s = end_s
+
+    # -- what tests look at
+
+    def owners(self, key: str) -> tuple[int, ...]:
+        """Return a key's owners, primary first."""
+        return self.hosts[0].node.placements.of(name_of(key)).owners
+
+    def row_key(self, key: str) -> bytes:
+        return self.hosts[0].node.placements.of(name_of(key)).prefix + name_of(key)
+
+    def register(self, index: int, key: str) -> Register:
+        return self.hosts[index].node.registers.get(self.row_key(key))
+
+    def now_ms(self, index: int = 0) -> int:
+        return self.hosts[index].clock.wall_ms()
+
+    def invariants(self) -> None:
+        """Check every register of every node."""
+        for host in self.hosts:
+            if host.is_up:
+                for register in host.node.registers._cache.values():
+                    register.invariants()
+
+    # -- requests
+
+    def ask(self, index: int, *fields: Any) -> Call:
+        """Send a client's request to a node."""
+        call = Call(next(self._calls))
+        message = msgpack.unpackb(msgpack.packb([fields[0], call.number, *fields[1:]]))
+        m.check(message)
+        self.hosts[index].node.on_batch(call, [message])
+        return call
+
+    def put(self, key: str, value: bytes, at: int | None = None, **options: Any) -> Call:
+        """A strong put; options as of `mutate`."""
+        return self.mutate(key, m.PUT, b"\0" + value, at, **options)
+
+    def delete(self, key: str, at: int | None = None, **options: Any) -> Call:
+        """A strong delete."""
+        return self.mutate(key, m.DELETE, b"", at, **options)
+
+    def mutate(
+        self,
+        key: str,
+        action: int,
+        content: bytes,
+        at: int | None = None,
+        *,
+        etag: str | None = None,
+        create: bool = False,
+        sequence: int | None = None,
+        session: bytes = SESSION,
+        attempt: int = 1,
+        mark: int = 0,
+        ttl_ms: int = 0,
+        timeout_ms: int = 5000,
+        issued_at_ms: int | None = None,
+    ) -> Call:
+        index = self.owners(key)[0] if at is None else at
+        check = m.CHECK_ABSENT if create else m.CHECK_NONE if etag is None else m.CHECK_ETAG
+        issued = self.now_ms(index) if issued_at_ms is None else issued_at_ms
+        number = next(_sequences) if sequence is None else sequence
+        return self.ask(
+            index, m.MUTATE, name_of(key), session, number, attempt, mark, issued, issued + timeout_ms,
+            action, check, etag or "", content, ttl_ms,
+        )  # fmt: skip
+
+    def get(self, key: str, at: int | None = None, *, strong: bool = True, r: int = 1, timeout_ms: int = 5000) -> Call:
+        index = self.owners(key)[0] if at is None else at
+        return self.ask(index, m.GET, name_of(key), int(strong), r, timeout_ms, 0)
+
+    def write(
+        self,
+        key: str,
+        value: bytes | None,
+        at: int | None = None,
+        *,
+        w: int = 1,
+        ttl_ms: int = 0,
+        token: bytes = b"",
+        stamp: bytes = b"",
+        timeout_ms: int = 5000,
+    ) -> Call:
+        """An eventual put (or delete, if `value` is None)."""
+        index = self.owners(key)[0] if at is None else at
+        content = b"" if value is None else b"\0" + value
+        return self.ask(index, m.WRITE, name_of(key), w, timeout_ms, content, ttl_ms, token, stamp)
+
+    def read(self, key: str, at: int | None = None, **options: Any) -> bytes | None:
+        """Run a strong read to its end and return the value."""
+        call = self.get(key, at, **options)
+        self.run()
+        if call.answer is None:
+            self.run(6.0)
+        return call.value
+
+
+def name_of(key: str) -> bytes:
+    return b"default\0" + key.encode()
+
+
+def body(version: bytes, value: bytes) -> bytes:
+    return body_pack(version, 0, 0, b"\0" + value)  # type: ignore[arg-type]
+
+
+def _fail(error: BaseException) -> None:
+    raise AssertionError(f"the engine failed: {error}")
+
+
+__all__ = ["EPOCH", "SESSION", "Call", "World", "body", "name_of"]
