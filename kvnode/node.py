@@ -73,7 +73,7 @@ class Node:
         node = config.nodes[self.home]
         self.membership = Membership(config, identity, EPOCH, engine, is_new=is_new)
         self.placements = Placements(config, self.home)
-        self.statistics = Statistics()
+        self.statistics = Statistics(clock)
         self.exchanges = Exchanges(len(config.nodes))
         issuer = BallotIssuer(identity.node_id, identity.incarnation)
         self.ceilings = Ceilings(engine, clock, issuer, limits.max_offset_ms)

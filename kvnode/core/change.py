@@ -35,7 +35,7 @@ from kvnode.core.operation import (
 )
 from kvnode.core.record import NO_RECORD, Entry, Record, entry_body
 from kvnode.core.version import ballot_ms, version_fold, version_strong
-from kvnode.core.window import Completed, Window
+from kvnode.core.window import NO_VERSION_PADDED, Completed, Window
 
 
 class Change(NamedTuple):
@@ -147,12 +147,12 @@ def _execute(key: _Key, operation: Operation) -> Result:
         if (step.check == CHECK_ABSENT and content) or (
             step.check == CHECK_ETAG and not (content and step.version == key.version)
         ):
-            _remember(key, operation, windows.REFUSED, NO_VERSION)
+            _remember(key, operation, windows.REFUSED, NO_VERSION_PADDED)
             return Result(CONFLICT, body=key.shown)
         changed = changed or bool(content or step.content)
         content, expires_at_ms = step.content, step.expires_at_ms
     if not changed:
-        _remember(key, operation, windows.UNCHANGED, NO_VERSION)
+        _remember(key, operation, windows.UNCHANGED, NO_VERSION_PADDED)
         return Result(APPLIED)
     key.set(content, expires_at_ms, operation.created_at_ms)
     _remember(key, operation, windows.APPLIED, key.version)
@@ -165,6 +165,4 @@ def _remember(key: _Key, operation: Operation, result: int, version: Version) ->
     if result != windows.APPLIED and operation.is_first_try:
         return
     key.must_accept = True
-    key.window.record(
-        operation.session, operation.mark, operation.sequence, Completed(result, operation.deadline_ms, version)
-    )
+    key.window.record(operation.session, operation.mark, operation.sequence, result, operation.deadline_ms, version)

@@ -88,22 +88,32 @@ class Window:
             return True
         return any(sequence < mark for sequence in self._sessions.get(session, ()))
 
-    def record(self, session: bytes, mark: int, sequence: int, completed: Completed) -> None:
+    def record(
+        self,
+        session: bytes,
+        mark: int,
+        sequence: int,
+        result: int,
+        deadline_ms: int,
+        version: Version = NO_VERSION_PADDED,
+    ) -> None:
         """Remember how an operation ended and forget those of its session below `mark`, which must not exceed
         `sequence`.
 
         The mark lives as long as the entries that carry it, so an entry inherits the latest deadline of those that it
         replaces: else a delayed attempt of one of them could outlive the mark that refuses it.
         """
-        entries = self._sessions.setdefault(session, {})
-        mark = max(mark, self._marks.get(session, 0))
-        self._marks[session] = mark
-        deadline_ms = completed.deadline_ms
-        for answered in [known for known in entries if known < mark]:
-            deadline_ms = max(deadline_ms, entries.pop(answered).deadline_ms)
-            self.size -= 1
+        entries = self._sessions.get(session)
+        if entries is None:
+            entries = self._sessions[session] = {}
+            self._marks[session] = mark
+        else:
+            mark = self._marks[session] = max(mark, self._marks[session])
+            for answered in [known for known in entries if known < mark]:
+                deadline_ms = max(deadline_ms, entries.pop(answered).deadline_ms)
+                self.size -= 1
         self.size += sequence not in entries
-        entries[sequence] = Completed(completed.result, deadline_ms, completed.version or NO_VERSION_PADDED)
+        entries[sequence] = Completed(result, deadline_ms, version)
 
     def expire(self, ballot_ms: int) -> None:
         """Drop what a round with this ballot's time may drop (R24)."""

@@ -42,7 +42,7 @@ class Commits:
         if not self._is_armed:
             self._arm(self._delay_s)
         elif len(self._pending) > PENDING_MAX:
-            self._send(next(iter(self._pending)))
+            self._send(_BATCH)
 
     def take(self, key: bytes) -> Ballot:
         """Return the mark owed for `key`, to ride on its next accept, or an empty ballot."""
@@ -51,8 +51,7 @@ class Commits:
 
     def flush(self) -> None:
         """Send every mark now."""
-        for key in list(self._pending):
-            self._send(key)
+        self._send(len(self._pending))
 
     def repair(self, index: int, key: bytes, ballot: Ballot, record: Record) -> None:
         """Send a chosen record to a replica that lacks it; nobody waits for it (R20, R31)."""
@@ -73,15 +72,18 @@ class Commits:
 
     def _flush_some(self) -> None:
         self._is_armed = False
-        for key in list(islice(self._pending, _BATCH)):
-            self._send(key)
+        self._send(_BATCH)
         if self._pending:
             self._arm(self._delay_s / 4)
 
-    def _send(self, key: bytes) -> None:
-        ballot, placement = self._pending.pop(key)
-        links = self._exchanges.links
-        for index in placement.others:
-            link = links[index]
+    def _send(self, count: int) -> None:
+        """Send the oldest marks, in one message per owner."""
+        marks: dict[int, list[bytes]] = {}
+        for key in list(islice(self._pending, count)):
+            ballot, placement = self._pending.pop(key)
+            for index in placement.others:
+                marks.setdefault(index, []).extend((key, ballot))
+        for index, pairs in marks.items():
+            link = self._exchanges.links[index]
             if link is not None:
-                link.send((m.COMMIT, self._epoch, key, ballot, b"", b""))
+                link.send((m.MARKS, self._epoch, pairs))

@@ -182,11 +182,12 @@ class Consensus:
     def _next(self, slot: Slot) -> None:
         """Start what the slot's waiting operations need, or close it."""
         slot.round = None
-        slot.waiting = [operation for operation in slot.waiting if not self._is_late(operation)]
-        operations, slot.waiting = slot.waiting[:_BATCH_MAX], slot.waiting[_BATCH_MAX:]
-        if not operations:
+        now_ms = self.now_ms()
+        waiting = [op for op in slot.waiting if (op.deadline_ms >= now_ms and op.context) or not self._is_late(op)]
+        if not waiting:
             del self._slots[slot.key]
             return
+        operations, slot.waiting = waiting[:_BATCH_MAX], waiting[_BATCH_MAX:]
         slot.since_s = self._runtime.clock.monotonic_s()
         if not slot.attempts and all(operation.is_read for operation in operations):
             self.reads.start(slot, operations)

@@ -119,11 +119,8 @@ class Coordinator:
     def _admit(self, link: Link, message: list[Any], *, is_forwarded: bool) -> None:
         statistics = self._statistics
         statistics.in_flight += 1
-        clock = self._runtime.clock
         kind = message[0]
-        request = Request(
-            link, message[1], _KINDS[kind], clock.monotonic_s(), clock, statistics, is_forwarded=is_forwarded
-        )
+        request = Request(link, message[1], _KINDS[kind], self._runtime.clock.monotonic_s(), statistics, is_forwarded)
         if not self.is_serving:
             request.fail("not-connected", "this node does not serve yet, or is shutting down; ask another one")
         elif statistics.in_flight > self._limits.requests_in_flight_max:

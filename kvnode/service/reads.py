@@ -20,7 +20,7 @@ from kvclient.wire.values import NO_BALLOT, Ballot, body_content, body_times
 from kvnode.config import Limits
 from kvnode.core.operation import VALUE, Operation, Result
 from kvnode.core.reading import FastRead, Reading
-from kvnode.core.register import PLAIN_DIGEST
+from kvnode.core.register import digests_agree
 from kvnode.runtime import Runtime
 from kvnode.service.commits import Commits
 from kvnode.service.consensus import Consensus, Slot, promise_of
@@ -188,11 +188,11 @@ class StrongReads:
     # -- judge
 
     def on_digest(self, gathering: Gathering, index: int, digest: bytes) -> None:
-        """Take a digest; two equal plain ones settle a read of two replies without being parsed."""
+        """Take a digest; two that agree settle a read of two replies without being parsed."""
         read = gathering.read
         if read is None:
             quorums = gathering.slot.placement.quorums
-            if digest == gathering.home and quorums.read == 2 and digest[:1] == PLAIN_DIGEST:
+            if quorums.read == 2 and digest and digests_agree(gathering.home, digest):
                 self._settle(gathering, Ballot(digest[1:29]))
                 return
             read = gathering.read = FastRead(quorums)

@@ -23,6 +23,19 @@ _ROW_OVERHEAD_BYTES = 600
 """Python objects of one decoded row, measured with `sys.getsizeof` over an accepted and a committed record."""
 
 
+class CachedRegister(Register):
+    """A register with what the cache notes of it."""
+
+    __slots__ = ("is_dirty", "is_used", "size_bytes")
+
+    def __init__(self, image: Image, promised: Ballot) -> None:
+        super().__init__(image, promised)
+        self.is_used = True
+        self.is_dirty = False
+        """True while it has a commit that no row carries."""
+        self.size_bytes = 0
+
+
 class Registers:
     """Row key -> Register, loaded on demand."""
 
@@ -30,65 +43,66 @@ class Registers:
         self._engine = engine
         self._registers_max = registers_max
         self._register_bytes_max = register_bytes_max
-        self._cache: dict[bytes, Register] = {}
-        self._bytes: dict[bytes, int] = {}
+        self._cache: dict[bytes, CachedRegister] = {}
         self._total_bytes = 0
-        self._used: set[bytes] = set()
-        self._dirty: set[bytes] = set()
         self._restart_promise = restart_promise
         self.promise_base: dict[bytes, Ballot] = {}
 
-    def get(self, key: bytes) -> Register:
+    def get(self, key: bytes) -> CachedRegister:
         """Return the register of a row key.  Raises DamagedRow."""
         register = self._cache.get(key)
-        if register is not None:
-            self._used.add(key)
-            return register
-        return self._load(key)
+        if register is None:
+            return self._load(key)
+        register.is_used = True
+        return register
 
     def peek(self, key: bytes) -> Register | None:
         """Return the register if it is in memory, without using it."""
         return self._cache.get(key)
 
-    def _load(self, key: bytes) -> Register:
+    def _load(self, key: bytes) -> CachedRegister:
         image = self._engine.load(key) or EMPTY_IMAGE
         base = self.promise_base.get(key[:2], NO_BALLOT)
-        register = Register(image, max(base, self._restart_promise))
+        register = CachedRegister(image, max(base, self._restart_promise))
         self._cache[key] = register
-        self.weigh(key, image)
+        self._weigh(register)
         self._evict(key)
         return register
 
-    def weigh(self, key: bytes, image: Image) -> None:
+    def _weigh(self, register: CachedRegister) -> None:
         """Note the size of a row that was loaded or changed."""
+        image = register.image
         accepted, committed = image.accepted, image.committed
         size = _ROW_OVERHEAD_BYTES + len(accepted.body) + len(accepted.window) + len(image.overlay)
         size += len(committed.body) + len(committed.window)
-        self._total_bytes += size - self._bytes.get(key, 0)
-        self._bytes[key] = size
+        self._total_bytes += size - register.size_bytes
+        register.size_bytes = size
 
     def commit(self, key: bytes, ballot: Ballot, record: Record) -> tuple[Register, Verdict]:
         """Mark a chosen ballot, in memory: no row need carry it before the key's next one (R12)."""
         register = self.get(key)
         verdict = register.commit(ballot, record)
         if verdict is Verdict.DONE:
-            self._dirty.add(key)
-            self.weigh(key, register.image)
+            register.is_dirty = True
+            if record.body:
+                self._weigh(register)
         return register, verdict
 
-    def mark_clean(self, key: bytes) -> None:
-        """Note that a row with everything in memory is on its way."""
-        self._dirty.discard(key)
+    def on_put(self, register: CachedRegister) -> None:
+        """Note that a row with everything that the register has is on its way."""
+        register.pins += 1
+        register.is_dirty = False
+        self._weigh(register)
 
     def flush(self) -> None:
         """Write every commit that is only in memory."""
-        for key in list(self._dirty):
-            self._write(key, self._cache[key])
+        for key, register in self._cache.items():
+            if register.is_dirty:
+                self._write(key, register)
 
-    def _write(self, key: bytes, register: Register) -> None:
+    def _write(self, key: bytes, register: CachedRegister) -> None:
         image = register.image
-        self._dirty.discard(key)
-        register.pins += 1
+        self.on_put(register)
         self._engine.put(key, image, sync=False, then=lambda: register.on_durable(image))
 
     def _evict(self, loaded: bytes) -> None:
@@ -99,16 +113,16 @@ class Registers:
             if key == loaded:
                 return  # its caller is about to use it, and a key must never have two registers
             register = self._cache.pop(key)
-            if register.pins or key in self._used or key in self._dirty:
+            if register.pins or register.is_used or register.is_dirty:
                 self._cache[key] = register
-                self._used.discard(key)
-                if key in self._dirty:
+                register.is_used = False
+                if register.is_dirty:
                     self._write(key, register)
                 continue
             self._forget(key, register)
 
-    def _forget(self, key: bytes, register: Register) -> None:
-        self._total_bytes -= self._bytes.pop(key)
+    def _forget(self, key: bytes, register: CachedRegister) -> None:
+        self._total_bytes -= register.size_bytes
         if register.promised > register.image.promised:
             partition = key[:2]
             self.promise_base[partition] = max(register.promised, self.promise_base.get(partition, NO_BALLOT))

@@ -22,7 +22,7 @@ from kvnode.core.version import version_stamp
 from kvnode.runtime import Clock
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.exchange import Link
-from kvnode.service.registers import Registers
+from kvnode.service.registers import CachedRegister, Registers
 from kvnode.storage.engine import Engine
 
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
@@ -76,6 +76,7 @@ class Replica:
             m.PREPARE: self.on_prepare,
             m.ACCEPT: self.on_accept,
             m.COMMIT: self.on_commit,
+            m.MARKS: self.on_marks,
             m.READ: self.on_read,
             m.ENTRY: self.on_entry,
         }
@@ -85,7 +86,8 @@ class Replica:
     def on_prepare(self, link: Link, message: list[Any]) -> None:
         """R9, R11: promise, and show everything durable; a promise below the ceiling needs no sync."""
         _, number, epoch, key, ballot = message
-        if self._refuses(link, number, epoch) or _is_malformed(key, ballot):
+        _check(key, ballot)
+        if self._refuses(link, number, epoch):
             return
         register = self._registers.get(key)
         before = register.promise
@@ -105,7 +107,8 @@ class Replica:
     def on_accept(self, link: Link, message: list[Any]) -> None:
         """R10: accept, and acknowledge once it is durable.  A commit that rides along is done first, and stands."""
         _, number, epoch, key, ballot, body, window, base, following, commit = message
-        if self._refuses(link, number, epoch) or _is_malformed(key, ballot):
+        _check(key, ballot)
+        if self._refuses(link, number, epoch):
             return
         if len(body) < BODY_HEADER_BYTES or following <= ballot:
             raise m.MessageError(
@@ -131,10 +134,22 @@ class Replica:
     def on_commit(self, link: Link, message: list[Any]) -> None:
         """R12: mark a chosen ballot; needs no sync and no answer, unless it could not be done."""
         _, epoch, key, ballot, body, window = message
-        if epoch != self._epoch or _is_malformed(key, ballot):
+        _check(key, ballot)
+        if epoch != self._epoch:
             return
         record = Record(body, window) if len(body) >= BODY_HEADER_BYTES else NO_RECORD
         self._commit(link, key, ballot, record)
+
+    def on_marks(self, link: Link, message: list[Any]) -> None:
+        """R12 for many keys: mark chosen ballots whose records this replica should hold."""
+        _, epoch, marks = message
+        if epoch != self._epoch:
+            return
+        if len(marks) % 2 or any(type(part) is not bytes for part in marks):
+            raise m.MessageError("marks are key, ballot, key, ballot, ...")
+        for key, ballot in zip(marks[::2], marks[1::2], strict=True):
+            _check(key, ballot)
+            self._commit(link, key, ballot, NO_RECORD)
 
     def _commit(self, link: Link, key: bytes, ballot: Ballot, record: Record) -> None:
         register, verdict = self._registers.commit(key, ballot, record)
@@ -198,16 +213,14 @@ class Replica:
             return True
         return False
 
-    def _put(self, key: bytes, register: Register, link: Link, reply: Message) -> None:
+    def _put(self, key: bytes, register: CachedRegister, link: Link, reply: Message) -> None:
         """Write the register's row; `reply` leaves when it is durable."""
         image = register.image
-        register.pins += 1
-        self._registers.mark_clean(key)
-        self._registers.weigh(key, image)
+        self._registers.on_put(register)
         is_synced = not self._unsynced_stores or key[2 : key.index(0, 2)] not in self._unsynced_stores
         self._engine.put(key, image, sync=is_synced, then=_Answer(register, image, link, reply))
 
-    def _answer_repeat(self, key: bytes, register: Register, link: Link, reply: Message) -> None:
+    def _answer_repeat(self, key: bytes, register: CachedRegister, link: Link, reply: Message) -> None:
         """Answer what was done before: at once if it is durable, else with the group that follows it."""
         if register.pins:
             self._put(key, register, link, reply)
@@ -233,9 +246,7 @@ def _promise(number: int, image: Image, floor: Ballot, before: Ballot) -> Messag
     )
 
 
-def _is_malformed(key: bytes, ballot: bytes) -> bool:
-    """Raise MessageError unless key and ballot have the sizes that they must have; return False, for use in a
-    condition."""
+def _check(key: bytes, ballot: bytes) -> None:
+    """Raise MessageError unless key and ballot have the sizes that they must have."""
     if len(ballot) != BALLOT_BYTES or len(key) < 5:
         raise m.MessageError(f"a ballot of {len(ballot)} bytes for a key of {len(key)} bytes")
-    return False

@@ -32,21 +32,22 @@ TEXTS = {
 class Statistics:
     """Counters since start and a sample of recent latencies; reading them changes nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self.in_flight = 0
         self.done: dict[str, int] = {}
         self.repairs = 0
         self._latencies_s: list[float] = []
         self._answered = 0
 
-    def on_answer(self, kind: str, started_s: float, clock: Clock) -> None:
+    def on_answer(self, kind: str, started_s: float) -> None:
         """Count an answer; every few of them, time it."""
         self.in_flight -= 1
         self.done[kind] = self.done.get(kind, 0) + 1
         self._answered = count = self._answered + 1
         if count % _SAMPLE_EVERY:
             return
-        latency_s = clock.monotonic_s() - started_s
+        latency_s = self._clock.monotonic_s() - started_s
         if len(self._latencies_s) < _SAMPLES:
             self._latencies_s.append(latency_s)
         else:
@@ -70,7 +71,6 @@ class Request:
     """One admitted request: whom to answer, under which number."""
 
     __slots__ = (
-        "clock",
         "is_explained",
         "is_forwarded",
         "is_open",
@@ -82,21 +82,12 @@ class Request:
     )
 
     def __init__(
-        self,
-        link: Link,
-        number: int,
-        kind: str,
-        started_s: float,
-        clock: Clock,
-        statistics: Statistics,
-        *,
-        is_forwarded: bool,
+        self, link: Link, number: int, kind: str, started_s: float, statistics: Statistics, is_forwarded: bool
     ) -> None:
         self.link = link
         self.number = number
         self.kind = kind
         self.started_s = started_s
-        self.clock = clock
         self.statistics = statistics
         self.is_forwarded = is_forwarded
         self.is_explained = False
@@ -107,7 +98,7 @@ class Request:
         if not self.is_open:
             return
         self.is_open = False
-        self.statistics.on_answer(self.kind, self.started_s, self.clock)
+        self.statistics.on_answer(self.kind, self.started_s)
         self.link.send(message)
 
     def fail(self, code: str, text: str = "", *, is_settled: bool = False) -> None:

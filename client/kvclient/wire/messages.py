@@ -88,6 +88,7 @@ ENTRY: Final = _kind(42, int, int, bytes, bytes)  # id, epoch, key, overlay entr
 WRITTEN: Final = _kind(43, int, int)  # id, superseded 0/1
 FORWARD: Final = _kind(44, int, list)  # id, a client's request -> FORWARDED
 FORWARDED: Final = _kind(45, int, list)  # id, the answer to it
+MARKS: Final = _kind(46, int, list)  # epoch, [key, ballot, key, ballot, ...]: commits without records
 
 CLIENT_REQUESTS: Final = frozenset({GET, MUTATE, WRITE, STAMP, SCAN, STATUS, EXPLAIN})
 CLIENT_ANSWERS: Final = frozenset({ITEM, APPLIED, CONFLICT, FAILED, RESULT, STAMPED, PAGE})
