@@ -68,13 +68,22 @@ class Cluster:
     @property
     def table(self) -> Table:
         """The table of partitions that stands."""
+        return self.known_router.table
+
+    @property
+    def known_router(self) -> Router:
+        """The router, which is there once `open` has returned."""
         assert self.router is not None
-        return self.router.table
+        return self.router
 
     @property
     def links(self) -> dict[str, Link]:
         """The open links by node name."""
         return {} if self.router is None else self.router.links
+
+    def pick(self, name: bytes) -> Link | None:
+        """Return the link for a request on `name`, or None if no node serves."""
+        return None if self.router is None else self.router.pick(name)
 
     async def close(self) -> None:
         """End every link and every background job.  What is in flight ends as lost.  Idempotent."""

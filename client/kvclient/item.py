@@ -96,6 +96,10 @@ class Item:
     def __hash__(self) -> int:
         return hash((self._key, self._version))
 
+    def __reduce__(self) -> tuple[type[Item], tuple[Any, ...]]:
+        explain = None if self._explain is None else dict(self._explain)
+        return Item, (self._key, self._version, self._content, self._expires_ms, self._created_ms, explain)
+
     def __repr__(self) -> str:
         return f"Item(key={self.key!r}, value={self.value!r:.200}, etag={self.etag!r})"
 

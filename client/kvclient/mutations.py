@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from kvclient import retries
 from kvclient.cluster import Cluster
-from kvclient.connection import UNSENT, Answer, Link
+from kvclient.connection import UNSENT, Answer
 from kvclient.errors import KvError
-from kvclient.session import OperationId
+from kvclient.session import OperationId, operation_id_of
 from kvclient.wire.messages import APPLIED, CONFLICT, MUTATE, STAMP, STAMPED, WRITE
 
 
@@ -29,21 +29,19 @@ class Change(NamedTuple):
 
 
 async def mutate(
-    cluster: Cluster, change: Change, timeout_s: float, operation: OperationId | None = None
+    cluster: Cluster, change: Change, timeout_s: float, operation_id: str | OperationId | None = None
 ) -> tuple[Answer, int]:
     """Run one strong mutation; return its answer (APPLIED or CONFLICT) and its time of issue in server milliseconds.
 
-    With `operation`, ask for the outcome of that operation, which runs it if it never did.
+    With `operation_id`, ask for the outcome of that operation, which runs it if it never did.
     """
-    name, action, check, etag, content, ttl_ms = change
-    now_s = cluster.loop.time()
-    deadline_s = now_s + timeout_s
-    link = cluster.router.pick(name) if cluster.router is not None else None
-    if link is None:
-        link = await retries.Tour(cluster, name, deadline_s).next()
-        now_s = cluster.loop.time()
+    operation = None if operation_id is None else operation_id_of(operation_id)
+    deadline_s = cluster.loop.time() + timeout_s
     if operation is not None:
-        return await _mutate_named(cluster, change, deadline_s, operation, link), operation.issued_at_ms
+        return await _mutate_named(cluster, change, deadline_s, operation), operation.issued_at_ms
+    name, action, check, etag, content, ttl_ms = change
+    link = cluster.pick(name) or await retries.Tour(cluster, name, deadline_s).next()
+    now_s = cluster.loop.time()
     session = cluster.session
     sequence = session.begin(name)
     issued_at_ms = link.server_ms(now_s)
@@ -68,36 +66,23 @@ async def mutate(
     return answer, issued_at_ms
 
 
-async def _mutate_named(
-    cluster: Cluster, change: Change, deadline_s: float, operation: OperationId, link: Link
-) -> Answer:
+async def _mutate_named(cluster: Cluster, change: Change, deadline_s: float, operation: OperationId) -> Answer:
     """Ask for the outcome of an operation whose id the caller named.
 
     It may have been sent before, by anyone: so it begins as a second attempt (whose refusal is recorded, R23) and with
     mark 0, and a refusal of this call alone never says that the operation was not applied.
     """
     name, action, check, etag, content, ttl_ms = change
-    session, sequence, issued_at_ms, deadline_ms = operation
-    message = [
-        MUTATE,
-        0,
-        name,
-        session,
-        sequence,
-        2,
-        0,
-        issued_at_ms,
-        deadline_ms,
-        action,
-        check,
-        etag,
-        content,
-        ttl_ms,
-    ]
+    message = [MUTATE, 0, name, operation.session, operation.sequence, 2, 0, *operation[2:]]
+    message += (action, check, etag, content, ttl_ms)
     again = retries.Settlement(
         cluster, message, deadline_s, may_repeat=True, operation_id=str(operation), is_named=True
     )
-    answer = await link.ask(message, deadline_s, len(content))
+    try:
+        link = cluster.pick(name) or await retries.Tour(cluster, name, deadline_s).next()
+        answer = await link.ask(message, deadline_s, len(content))
+    except KvError as error:
+        raise again.unknown(error) from error
     return await again.run(link, answer, APPLIED, CONFLICT)
 
 
@@ -113,7 +98,7 @@ async def write(
     deadline_s = loop.time() + timeout_s
     token = cluster.seen.token(name)
     stamp = await _stamp(cluster, name, deadline_s, token) if exactly_once else b""
-    link = cluster.router.pick(name) if cluster.router is not None else None
+    link = cluster.pick(name)
     timeout_ms = max(1, round((deadline_s - loop.time()) * 1000))
     message = [WRITE, 0, name, w, timeout_ms, content, ttl_ms, token, stamp]
     answer = UNSENT if link is None else await link.ask(message, deadline_s, len(content), patient=not stamp)

@@ -221,7 +221,7 @@ class Settlement:
                 answer = await link.ask(message, self._deadline_s, len(message[_CONTENT_AT[message[0]]]))
             except KvError as error:
                 if self._maybe or self._is_named:
-                    raise self._unknown(error) from error
+                    raise self.unknown(error) from error
                 raise
         return answer
 
@@ -230,10 +230,10 @@ class Settlement:
         is_failed = answer[0] == FAILED
         is_unknown = error.outcome != "not applied" if is_failed else answer is not UNSENT
         if is_failed and answer[4]:  # settled: it holds for every attempt
-            raise self._unknown(error) if is_unknown else error
+            raise self.unknown(error) if is_unknown else error
         self._maybe = self._maybe or is_unknown
         if self._maybe and not self._may_repeat:
-            raise self._unknown(error) from error
+            raise self.unknown(error) from error
         if isinstance(error, InvalidRequest) and not self._maybe:
             raise error
 
@@ -245,6 +245,7 @@ class Settlement:
                 message[_MARK_AT] = self._session.mark(message[2])
         return message
 
-    def _unknown(self, error: KvError) -> OutcomeUnknown:
+    def unknown(self, error: KvError) -> OutcomeUnknown:
+        """Return what is to be raised when `error` ends a request that may have been applied."""
         mend = "ask again with its operation id" if self._operation_id else "read the key to see what stands there"
         return OutcomeUnknown(f"the write may or may not take effect ({error}): {mend}", self._operation_id)

@@ -141,15 +141,13 @@ class _Scan:
         return error
 
     def _is_hopeless(self, partitions: list[int]) -> bool:
-        router = self._cluster.router
-        assert router is not None
+        router = self._cluster.known_router
         owners = {link.name for partition in partitions for link in router.owners(partition)}
         return bool(owners) and all(self._refusals.get(name, 0) >= REFUSALS_MAX for name in owners)
 
     async def _share_out(self, partitions: list[int], after: str, deadline_s: float) -> list[_Stream]:
         """Give each partition to its best owner, fewest refusals first."""
-        router = self._cluster.router
-        assert router is not None
+        router = self._cluster.known_router
         shares: dict[str, _Stream] = {}
         for partition in partitions:
             links = router.owners(partition)
@@ -162,8 +160,7 @@ class _Scan:
 
     async def _await_owner(self, partition: int, deadline_s: float) -> Link:
         cluster = self._cluster
-        router = cluster.router
-        assert router is not None
+        router = cluster.known_router
         while not cluster.is_closed and (left_s := deadline_s - cluster.loop.time()) > 0:
             links = router.owners(partition)
             if links:

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kvclient import content as contents
-from kvclient import mutations, retries
+from kvclient import mutations, results, retries
 from kvclient import scan as scans
 from kvclient import transaction as transactions
 from kvclient.cluster import Cluster
-from kvclient.connection import UNSENT, Answer
+from kvclient.connection import UNSENT
 from kvclient.errors import DeadlineExceeded, EtagMismatch, InvalidRequest, KvError
 from kvclient.item import Item, item_of_body
 from kvclient.many import each
@@ -43,21 +43,30 @@ from kvclient.options import (
     ttl_ms_of,
 )
 from kvclient.routing import Router, Table
-from kvclient.session import OperationId, operation_id_of
-from kvclient.wire.messages import APPLIED, CHECK_NONE, DELETE, EXPLAIN, GET, ITEM, PUT, RESULT, TRANSACT
-from kvclient.wire.values import KEY_BYTES_MAX, VERSION_BYTES, Version, version_stamp_ms
+from kvclient.session import OperationId
+from kvclient.wire.messages import (
+    APPLIED,
+    CHECK_ABSENT,
+    CHECK_ETAG,
+    CHECK_NONE,
+    DELETE,
+    EXPLAIN,
+    GET,
+    ITEM,
+    PUT,
+    RESULT,
+    TRANSACT,
+)
+from kvclient.wire.values import KEY_BYTES_MAX, Version, version_stamp_ms
 
 RACE_PAUSE_S = 0.001
 RACE_PAUSE_MAX_S = 0.1
 
-_NO_OPTIONS = Options()
-
 
 class Store:
-    """The keys of one store.  Take it from `kv.store(name)`; any number of tasks may share it.
+    """The keys of one store, for any number of tasks.  Take it from `kv.store(name)`.
 
-    Options of every call; what a call does not say is taken from the store's defaults, then the client's, then the
-    cluster's settings for the store:
+    Options; what a call does not say is taken from the store's defaults, the client's, the cluster's for the store:
 
     - `consistency`: "eventual", "quorum" (eventual with r = w = majority) or "strong".
     - `concurrency`: "last-write" or "first-write".  A first-write, like any call with `etag=` or `create=True`, is
@@ -74,11 +83,11 @@ class Store:
 
     def __init__(self, cluster: Cluster, name: str, options: Options) -> None:
         self._cluster = cluster
+        self._seen = cluster.seen
         self._name = name
         self._options = options
         self._prefix = store_prefix(name)
-        assert cluster.router is not None
-        self._router: Router = cluster.router
+        self._router: Router = cluster.known_router
         self._loop = cluster.loop
         self._refresh()
 
@@ -89,14 +98,13 @@ class Store:
         self._settings: StoreSettings = self._table.settings(self._name)
         self._read_plan: ReadPlan = plan_read(self._settings, options)
         self._write_plan: WritePlan = plan_write(self._settings, options)
+        self._read_plans: dict[str, ReadPlan] = {}
+        self._write_plans: dict[str, WritePlan] = {}
         most = self._table.timeout_s_max
         self._timeout_s: float = (
             self._table.timeout_s if options.timeout is None else timeout_s_of(options.timeout, most)
         )
-        if options.ttl is not None:
-            self._ttl_ms = ttl_ms_of(options.ttl)
-        else:
-            self._ttl_ms = round(self._settings.ttl_s * 1000)
+        self._ttl_ms = round(self._settings.ttl_s * 1000) if options.ttl is None else ttl_ms_of(options.ttl)
 
     @property
     def name(self) -> str:
@@ -126,7 +134,7 @@ class Store:
             answer = await retries.read(self._cluster, name, message, ITEM, deadline_s, link, answer)
         item = item_of_body(key, answer[2], answer[3] if explain else None)
         if item is not None:
-            self._cluster.seen.note(name, item.version)
+            self._seen.note(name, item.version)
         return item
 
     async def get_many(
@@ -194,23 +202,20 @@ class Store:
         """
         name = self._row_name(key)
         content = contents.encode(value)
-        if len(content) > self._table.value_bytes_max:
-            self._check_size(content)
+        self._check_size(content)
         ttl_ms = self._ttl_ms if ttl is None else ttl_ms_of(ttl)
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
-        is_plain = consistency is None and concurrency is None and w is None
-        plan = self._write_plan if is_plain else self._plan_write(consistency, concurrency, w)
+        plan = self._plan_write(consistency, concurrency, w)
         if plan.strong or create or etag is not None or operation_id is not None:
             self._check_strong_w(w)
             change = Change(name, PUT, check_of(plan, etag, create), etag_on_wire(etag), content, ttl_ms)
-            operation = None if operation_id is None else operation_id_of(operation_id)
-            answer, issued_at_ms = await mutations.mutate(self._cluster, change, timeout_s, operation)
-            return self._item_of_strong(key, change, answer, issued_at_ms)
+            answer, issued_at_ms = await mutations.mutate(self._cluster, change, timeout_s, operation_id)
+            return results.item_applied(self._seen, key, change, answer, issued_at_ms)
         answer = await mutations.write(
             self._cluster, name, plan.w, content, ttl_ms, timeout_s, exactly_once=exactly_once
         )
         version = Version(answer[2])
-        self._cluster.seen.note(name, version)
+        self._seen.note(name, version)
         stamp_ms = version_stamp_ms(version)
         explanation = {"superseded": True} if answer[3] else None
         return Item(key, version, content, stamp_ms + ttl_ms if ttl_ms else 0, stamp_ms, explanation)
@@ -271,14 +276,13 @@ class Store:
             raise InvalidRequest("delete with concurrency='first-write' needs etag=: which version is to be deleted?")
         if not plan.strong and etag is None and operation_id is None:
             answer = await mutations.write(self._cluster, name, plan.w, b"", 0, timeout_s, exactly_once=exactly_once)
-            self._cluster.seen.note(name, Version(answer[2]))
+            self._seen.note(name, Version(answer[2]))
             return
         self._check_strong_w(w)
         check = CHECK_NONE if etag is None else check_of(plan, etag, create=False)
         change = Change(name, DELETE, check, etag_on_wire(etag), b"", 0)
-        operation = None if operation_id is None else operation_id_of(operation_id)
-        answer, _ = await mutations.mutate(self._cluster, change, timeout_s, operation)
-        self._note_applied(key, change, answer)
+        answer, _ = await mutations.mutate(self._cluster, change, timeout_s, operation_id)
+        results.version_applied(self._seen, key, change, answer)
 
     async def update(
         self,
@@ -303,7 +307,6 @@ class Store:
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
         deadline_s = self._loop.time() + timeout_s
         name = self._row_name(key)
-        operation = None if operation_id is None else operation_id_of(operation_id)
         item = await self.get(key, consistency="strong", timeout=timeout_s)
         lost: EtagMismatch | None = None
         races = 0
@@ -317,16 +320,22 @@ class Store:
                 name, item, function(copy.deepcopy(default) if item is None else item.value), ttl_ms
             )
             try:
-                answer, issued_at_ms = await mutations.mutate(self._cluster, change, left_s, operation)
+                answer, issued_at_ms = await mutations.mutate(self._cluster, change, left_s, operation_id)
             except DeadlineExceeded:
-                if operation is None:
+                if operation_id is None:
                     raise
-                operation = None  # settled: that write was never applied and never will be
+                operation_id = None  # settled: that write was never applied and never will be
                 continue
             if answer[0] == APPLIED:
-                return await self._updated(key, change, answer, issued_at_ms, operation, deadline_s)
-            lost = self._mismatch(key, change, answer)
-            item, operation, races = lost.current, None, races + 1
+                item = results.item_applied(self._seen, key, change, answer, issued_at_ms)
+                if (
+                    operation_id is not None
+                ):  # an earlier call may have made it, of what it read then: look, do not guess
+                    left_s = max(0.001, deadline_s - self._loop.time())
+                    item = await self.get(key, consistency="strong", timeout=left_s) or item
+                return item
+            lost = results.mismatch(self._seen, key, change, answer)
+            item, operation_id, races = lost.current, None, races + 1
             await asyncio.sleep(random.random() * min(RACE_PAUSE_MAX_S, RACE_PAUSE_S * 2 ** min(races, 10)))
 
     async def transact(
@@ -346,10 +355,9 @@ class Store:
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
         packed = transactions.pack(operations, self._ttl_ms, self._table.value_bytes_max)
         change = Change(name, TRANSACT, CHECK_NONE, "", packed.content, 0)
-        operation = None if operation_id is None else operation_id_of(operation_id)
-        answer, issued_at_ms = await mutations.mutate(self._cluster, change, timeout_s, operation)
+        answer, issued_at_ms = await mutations.mutate(self._cluster, change, timeout_s, operation_id)
         last = change._replace(content=packed.last, ttl_ms=packed.ttl_ms)
-        item = self._item_of_strong(key, last, answer, issued_at_ms)
+        item = results.item_applied(self._seen, key, last, answer, issued_at_ms)
         return item if packed.last else None
 
     # -- arguments
@@ -365,9 +373,9 @@ class Store:
         return timeout_s_of(timeout, self._table.timeout_s_max)
 
     def _check_size(self, content: bytes) -> None:
-        size, most = len(content) - 1, self._table.value_bytes_max
-        if size > most:
-            raise InvalidRequest(f"the value has {size} bytes, more than the {most} that the cluster takes")
+        if len(content) - 1 > self._table.value_bytes_max:
+            most = self._table.value_bytes_max
+            raise InvalidRequest(f"the value has {len(content) - 1} bytes, more than the {most} that the cluster takes")
 
     def _check_strong_w(self, w: Copies | None) -> None:
         if isinstance(w, int) and w > self._settings.q2:
@@ -375,61 +383,32 @@ class Store:
             raise InvalidRequest(f"w={w}: a strong write waits for its quorum of {q2}; say more in the store's q2")
 
     def _plan_read(self, consistency: Consistency | None, r: int | None) -> ReadPlan:
-        return plan_read(self._settings, Options(consistency=consistency, r=r).over(self._options))
+        if r is not None or not isinstance(consistency, str):
+            return plan_read(self._settings, Options(consistency=consistency, r=r).over(self._options))
+        plan = self._read_plans.get(consistency)  # no more than there are words for a consistency
+        if plan is None:
+            plan = plan_read(self._settings, Options(consistency=consistency).over(self._options))
+            self._read_plans[consistency] = plan
+        return plan
 
     def _plan_write(
         self, consistency: Consistency | None, concurrency: Concurrency | None, w: Copies | None
     ) -> WritePlan:
-        said = Options(consistency=consistency, concurrency=concurrency, w=w)
-        return self._write_plan if said == _NO_OPTIONS else plan_write(self._settings, said.over(self._options))
+        if consistency is None and concurrency is None and w is None:
+            return self._write_plan
+        if concurrency is not None or w is not None or not isinstance(consistency, str):
+            said = Options(consistency=consistency, concurrency=concurrency, w=w)
+            return plan_write(self._settings, said.over(self._options))
+        plan = self._write_plans.get(consistency)
+        if plan is None:
+            plan = plan_write(self._settings, Options(consistency=consistency).over(self._options))
+            self._write_plans[consistency] = plan
+        return plan
 
     def _change_of(self, name: bytes, item: Item | None, value: Any, ttl_ms: int) -> Change:
         """Return the first-write that replaces `item` by `value`."""
         content = contents.encode(value)
         self._check_size(content)
-        etag = None if item is None else item.etag
-        check = check_of(self._write_plan, etag, create=item is None)
-        return Change(name, PUT, check, etag_on_wire(etag), content, ttl_ms)
-
-    # -- answers
-
-    def _item_of_strong(self, key: str, change: Change, answer: Answer, issued_at_ms: int) -> Item:
-        version = self._note_applied(key, change, answer)
-        expires_ms = issued_at_ms + change.ttl_ms if change.ttl_ms else 0
-        return Item(key, version, change.content, expires_ms, issued_at_ms)
-
-    def _note_applied(self, key: str, change: Change, answer: Answer) -> Version:
-        """Return the version of a strong mutation that was applied.  Raises EtagMismatch if it lost its check."""
-        if answer[0] != APPLIED:
-            raise self._mismatch(key, change, answer)
-        version = Version(answer[2])
-        if version:
-            self._cluster.seen.note(change.name, version)
-        return version
-
-    def _mismatch(self, key: str, change: Change, answer: Answer) -> EtagMismatch:
-        body: bytes = answer[2]
-        current = item_of_body(key, body)
-        if body:
-            self._cluster.seen.note(change.name, Version(body[:VERSION_BYTES]))
-        stands = "is absent" if current is None else f"has the ETag {current.etag}"
-        wanted = f"not {change.etag}" if change.etag else "which fails a check of this write"
-        return EtagMismatch(
-            f"{key!r:.80} in store {self._name!r} {stands}, {wanted}: read it and decide again", current
-        )
-
-    async def _updated(
-        self,
-        key: str,
-        change: Change,
-        answer: Answer,
-        issued_at_ms: int,
-        operation: OperationId | None,
-        deadline_s: float,
-    ) -> Item:
-        """Return the item that an update made; if it was an earlier call's, its content is read, not guessed."""
-        item = self._item_of_strong(key, change, answer, issued_at_ms)
-        if operation is None:
-            return item
-        left_s = max(0.001, deadline_s - self._loop.time())
-        return await self.get(key, consistency="strong", timeout=left_s) or item
+        if item is None:
+            return Change(name, PUT, CHECK_ABSENT, "", content, ttl_ms)
+        return Change(name, PUT, CHECK_ETAG, item.etag, content, ttl_ms)

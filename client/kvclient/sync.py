@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from kvclient import client as aio
-from kvclient.errors import KvError, NotConnected
+from kvclient.errors import KvError, NotConnected, OutcomeUnknown
 from kvclient.item import Item
 from kvclient.options import Concurrency, Consistency, Copies, Ttl
 from kvclient.session import OperationId
@@ -91,6 +91,8 @@ class _Worker:
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except concurrent.futures.CancelledError as error:
+            raise OutcomeUnknown("the client was closed during the call, which may or may not take effect") from error
         except BaseException:
             future.cancel()
             raise

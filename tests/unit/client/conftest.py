@@ -16,7 +16,8 @@ import msgpack
 import pytest
 
 import kvclient
-from kvclient.wire import frames, messages as m
+from kvclient.wire import frames
+from kvclient.wire import messages as m
 from kvclient.wire.values import ENTRY_ABSENT, VERSION_BYTES, body_pack, etag_parse
 
 HOLD = "hold"
@@ -115,7 +116,7 @@ class Node:
             peer.send(self.cluster.answer(message))
 
     def _tell(self) -> None:
-        asyncio.get_running_loop().create_task(self._notify())  # noqa: RUF006: ends at once
+        asyncio.get_running_loop().create_task(self._notify())
 
     async def _notify(self) -> None:
         async with self._news:

@@ -10,7 +10,8 @@ import pytest
 
 import kvclient
 from kvclient import connection
-from kvclient.wire import frames, messages as m
+from kvclient.wire import frames
+from kvclient.wire import messages as m
 
 
 async def talker(greeting: bytes) -> asyncio.Server:

@@ -9,7 +9,8 @@ from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import example, given, strategies as st
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from kvclient.content import NESTING_MAX, RawJson, decode, encode, int_of_text, json_text, text_of_int
 from kvclient.errors import InvalidRequest, KvError
@@ -50,7 +51,7 @@ def test_integers_beyond_the_interpreters_text_limit_come_back_equal(digit: int,
     assert decode(encode({"deep": [number, 1.5, None, "é"]})) == {"deep": [number, 1.5, None, "é"]}
 
 
-class Colour(str, enum.Enum):
+class Colour(enum.StrEnum):
     RED = "red"
 
 

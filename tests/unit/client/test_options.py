@@ -1,4 +1,4 @@
-"""Arguments out of bounds are refused before anything is sent; r and w are raised to what the consistency needs (R27)."""
+"""Arguments out of bounds are refused before anything is sent; r and w are raised as the consistency needs (R27)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kvclient.errors import ConfigError, InvalidRequest
 from kvclient.addresses import Address, seeds_of
+from kvclient.errors import ConfigError, InvalidRequest
 from kvclient.options import (
     Options,
     ReadPlan,
@@ -145,7 +145,7 @@ def test_addresses_are_host_and_port(where: Any, addresses: list[tuple[str, int]
 
 
 @pytest.mark.parametrize(
-    "where", ["", "a", "a:", ":1", "a:0", "a:65536", "a:x", "a:-1", "a:１", [], [1], 7, "a:1,,b:1"]
+    "where", ["", "a", "a:", ":1", "a:0", "a:65536", "a:x", "a:-1", "a:\uff11", [], [1], 7, "a:1,,b:1"]
 )
 def test_what_is_no_address_is_refused(where: Any) -> None:
     with pytest.raises(InvalidRequest):

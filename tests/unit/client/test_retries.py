@@ -253,6 +253,12 @@ async def test_a_refusal_of_a_named_operation_leaves_earlier_calls_open(cluster:
         with pytest.raises(kvclient.OutcomeUnknown) as unknown:
             await kv.put("k", 1, operation_id=kv.new_operation_id(), timeout=60)
     assert isinstance(unknown.value.__cause__, kvclient.QuorumUnreachable)
+    operation = kv.new_operation_id()
+    for node in cluster.nodes:
+        await node.stop()
+    with pytest.raises(kvclient.OutcomeUnknown) as unknown:
+        await kv.put("k", 1, operation_id=operation, timeout=0.1)
+    assert unknown.value.operation_id == str(operation)
 
 
 # -- update() after an unknown outcome (section 4a)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -48,6 +50,14 @@ async def test_an_item_is_frozen(kv: kvclient.Kv) -> None:
     for name in ("key", "value", "etag", "version", "expires_at", "created_at", "explain", "other"):
         with pytest.raises(AttributeError):
             setattr(item, name, 1)
+
+
+async def test_an_item_can_be_pickled_and_copied(kv: kvclient.Kv) -> None:
+    item = await kv.put("k", {"a": 1}, ttl=5)
+    for twin in (pickle.loads(pickle.dumps(item)), copy.copy(item)):
+        assert (twin, twin.value, twin.expires_at, hash(twin)) == (item, item.value, item.expires_at, hash(item))
+    assert item != await kv.put("k", {"a": 1})
+    assert item != "k"
 
 
 @pytest.mark.parametrize(
