@@ -8,19 +8,16 @@ The fast path of `get` and `put` makes one future and no task, timer or further 
 
 from __future__ import annotations
 
-import asyncio
-import copy
-import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kvclient import content as contents
-from kvclient import mutations, results, retries
+from kvclient import mutations, results, retries, updating
 from kvclient import scan as scans
 from kvclient import transaction as transactions
 from kvclient.cluster import Cluster
 from kvclient.connection import UNSENT
-from kvclient.errors import DeadlineExceeded, EtagMismatch, InvalidRequest, KvError
+from kvclient.errors import InvalidRequest, KvError
 from kvclient.item import Item, item_of_body
 from kvclient.many import each
 from kvclient.mutations import Change
@@ -44,10 +41,8 @@ from kvclient.options import (
 )
 from kvclient.routing import Router, Table
 from kvclient.session import OperationId
+from kvclient.updating import Update
 from kvclient.wire.messages import (
-    APPLIED,
-    CHECK_ABSENT,
-    CHECK_ETAG,
     CHECK_NONE,
     DELETE,
     EXPLAIN,
@@ -58,9 +53,6 @@ from kvclient.wire.messages import (
     TRANSACT,
 )
 from kvclient.wire.values import KEY_BYTES_MAX, Version, version_stamp_ms
-
-RACE_PAUSE_S = 0.001
-RACE_PAUSE_MAX_S = 0.1
 
 
 class Store:
@@ -201,8 +193,7 @@ class Store:
         repeated until it is acknowledged, for one more round trip; without it a lost acknowledgement is OutcomeUnknown.
         """
         name = self._row_name(key)
-        content = contents.encode(value)
-        self._check_size(content)
+        content = self._encode(value)
         ttl_ms = self._ttl_ms if ttl is None else ttl_ms_of(ttl)
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
         plan = self._plan_write(consistency, concurrency, w)
@@ -305,38 +296,12 @@ class Store:
         """
         ttl_ms = self._ttl_ms if ttl is None else ttl_ms_of(ttl)
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
-        deadline_s = self._loop.time() + timeout_s
-        name = self._row_name(key)
-        item = await self.get(key, consistency="strong", timeout=timeout_s)
-        lost: EtagMismatch | None = None
-        races = 0
-        while True:
-            left_s = deadline_s - self._loop.time()
-            if left_s <= 0:
-                raise DeadlineExceeded(
-                    f"{key!r:.80} was changed by others {races} times within {timeout_s:g} s"
-                ) from lost
-            change = self._change_of(
-                name, item, function(copy.deepcopy(default) if item is None else item.value), ttl_ms
-            )
-            try:
-                answer, issued_at_ms = await mutations.mutate(self._cluster, change, left_s, operation_id)
-            except DeadlineExceeded:
-                if operation_id is None:
-                    raise
-                operation_id = None  # settled: that write was never applied and never will be
-                continue
-            if answer[0] == APPLIED:
-                item = results.item_applied(self._seen, key, change, answer, issued_at_ms)
-                if (
-                    operation_id is not None
-                ):  # an earlier call may have made it, of what it read then: look, do not guess
-                    left_s = max(0.001, deadline_s - self._loop.time())
-                    item = await self.get(key, consistency="strong", timeout=left_s) or item
-                return item
-            lost = results.mismatch(self._seen, key, change, answer)
-            item, operation_id, races = lost.current, None, races + 1
-            await asyncio.sleep(random.random() * min(RACE_PAUSE_MAX_S, RACE_PAUSE_S * 2 ** min(races, 10)))
+        update = Update(key, self._row_name(key), function, default, self._encode, ttl_ms)
+
+        async def read(left_s: float) -> Item | None:
+            return await self.get(key, consistency="strong", timeout=left_s)
+
+        return await updating.run(self._cluster, update, read, timeout_s, operation_id)
 
     async def transact(
         self,
@@ -372,10 +337,12 @@ class Store:
     def _checked_timeout(self, timeout: float) -> float:
         return timeout_s_of(timeout, self._table.timeout_s_max)
 
-    def _check_size(self, content: bytes) -> None:
-        if len(content) - 1 > self._table.value_bytes_max:
-            most = self._table.value_bytes_max
-            raise InvalidRequest(f"the value has {len(content) - 1} bytes, more than the {most} that the cluster takes")
+    def _encode(self, value: Any) -> bytes:
+        content = contents.encode(value)
+        size, most = len(content) - 1, self._table.value_bytes_max
+        if size > most:
+            raise InvalidRequest(f"the value has {size} bytes, more than the {most} that the cluster takes")
+        return content
 
     def _check_strong_w(self, w: Copies | None) -> None:
         if isinstance(w, int) and w > self._settings.q2:
@@ -404,11 +371,3 @@ class Store:
             plan = plan_write(self._settings, Options(consistency=consistency).over(self._options))
             self._write_plans[consistency] = plan
         return plan
-
-    def _change_of(self, name: bytes, item: Item | None, value: Any, ttl_ms: int) -> Change:
-        """Return the first-write that replaces `item` by `value`."""
-        content = contents.encode(value)
-        self._check_size(content)
-        if item is None:
-            return Change(name, PUT, CHECK_ABSENT, "", content, ttl_ms)
-        return Change(name, PUT, CHECK_ETAG, item.etag, content, ttl_ms)
