@@ -120,7 +120,7 @@ def node(node_id: str, config: Path) -> None:
 
     import uvloop
 
-    from kvnode.node import run
+    from kvnode.process import run
 
     uvloop.run(run(loaded, node_id))
 

@@ -1,29 +1,19 @@
 """The composition root: one node, built from its rooms, started, drained and stopped.
 
-Decides: which concrete class stands behind each protocol, and the order of start and stop.  Leaves to others:
-everything that a node does.
+Decides: which concrete class stands behind each protocol, who hears what the network says, and the order of start and
+stop.  Leaves to others: everything that a node does, and the process that it lives in (`process`).
 
-    start   lock the directory (R1) -> open the engine -> make a first ceiling durable (R3) -> listen and dial
-            -> wait until enough of the others know a new directory (R1) -> serve
-    stop    refuse new requests -> finish those in flight -> send and write what is owed -> close links -> sync -> mark
-    clean
-
-A damaged row, a failed sync, a broken invariant or any other exception that reaches the event loop ends the process at
-once, with the reason in the log and without a clean mark: a node that is wrong about its state must not go on
-(R45-R47).
+    start   make a first ceiling durable (R3) -> listen and dial -> wait until enough of the others know a new directory
+            (R1) -> serve
+    stop    refuse new requests -> finish those in flight -> send and write what is owed -> close links -> sync
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import os
-import resource
-import signal
-import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
@@ -32,7 +22,7 @@ from kvnode.core.version import BallotIssuer
 from kvnode.net.connection import Link, Refusal
 from kvnode.net.listener import Listener
 from kvnode.net.peers import Peers
-from kvnode.runtime import Runtime, real_runtime
+from kvnode.runtime import Runtime
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.commits import Commits
 from kvnode.service.consensus import Consensus
@@ -46,17 +36,11 @@ from kvnode.service.reads import StrongReads
 from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
 from kvnode.service.requests import Statistics
-from kvnode.storage.directory import DataDirectory
 from kvnode.storage.engine import Engine
-from kvnode.storage.rocks import RocksEngine
 
 EPOCH = 1
 """The ring's epoch; it stays 1 until membership can change (R39)."""
 SWEEP_S = 0.05
-SWITCH_INTERVAL_S = 0.0005
-"""The storage thread needs the interpreter for a moment after each sync; with the default of 5 ms a busy loop would
-keep every acknowledgement waiting for that long."""
-CLOCK_OFFSET_VARIABLE = "KVNODE_CLOCK_OFFSET_MS"
 
 _log = logging.getLogger("kvnode")
 
@@ -131,6 +115,7 @@ class Node:
         self.state = "joining"
         self.on_serving: Callable[[], None] = lambda: None
         self.on_refusal: Callable[[str], None] = _log.error
+        self.process_facts: Callable[[], dict[str, Any]] = dict
         self._started_s = clock.monotonic_s()
         self._rate = (self._started_s, 0, 0.0)
         self._table = self._handlers()
@@ -192,10 +177,16 @@ class Node:
         await self.engine.close()
 
     async def _until_idle(self, timeout_s: float) -> None:
-        clock = self.runtime.clock
-        deadline_s = clock.monotonic_s() + timeout_s
-        while self.statistics.in_flight and clock.monotonic_s() < deadline_s:
-            await asyncio.sleep(SWEEP_S / 5)
+        idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def finish() -> None:
+            if not idle.done():
+                idle.set_result(None)
+
+        self.statistics.on_idle = finish
+        timer = self.runtime.timers.call_later(timeout_s if self.statistics.in_flight else 0.0, finish)
+        await idle
+        timer.cancel()
 
     def _sweep(self) -> None:
         """Deadlines are swept together, not timed one by one."""
@@ -333,7 +324,7 @@ class Node:
             "superseded": self.replica.superseded,
             "incarnation": self.membership.own.incarnation,
             "uptime_s": round(clock.monotonic_s() - self._started_s, 3),
-            **process_facts(),
+            **self.process_facts(),
         }
 
     def _ops_per_s(self, now_s: float) -> float:
@@ -343,88 +334,3 @@ class Node:
             rate = round((self.statistics.answered - answered) / (now_s - then_s), 1)
             self._rate = (now_s, self.statistics.answered, rate)
         return rate
-
-
-def process_facts() -> dict[str, Any]:
-    """Return pid, CPU seconds and resident bytes of this process."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    try:
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            rss_bytes = int(statm.read().split()[1]) * resource.getpagesize()
-    except OSError:  # not Linux: the peak is the best that is known
-        rss_bytes = usage.ru_maxrss * 1024
-    return {"pid": os.getpid(), "cpu_s": round(usage.ru_utime + usage.ru_stime, 3), "rss_bytes": rss_bytes}
-
-
-def die(reason: str) -> NoReturn:
-    """End the process at once: nothing is flushed, nothing is marked clean (R45-R47)."""
-    _log.critical("this node stops: %s", reason)
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(1)
-
-
-async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -> None:
-    """Run one node until SIGTERM or SIGINT, then drain and stop it.
-
-    Raises ConfigError (unknown node, address in use) and StorageError (the data directory cannot be used); nothing was
-    served.
-    """
-    loop = asyncio.get_running_loop()
-    runtime = real_runtime(int(os.environ.get(CLOCK_OFFSET_VARIABLE, "0")))
-    config.node(node_id)
-    directory = DataDirectory.open(
-        config.data_dir / node_id,
-        cluster=config.cluster_name,
-        node=node_id,
-        random_bits=runtime.rng.getrandbits,
-        volatile=any(store.durability == "os" for store in config.stores.values()),
-        accept_data_loss=accept_data_loss,
-    )
-    try:
-        loop.set_exception_handler(_die_of_exception)
-        engine = RocksEngine.open(
-            directory.rows_path,
-            config.limits,
-            lambda error: die(f"a write to disk failed, and a failed sync is never retried: {error}"),
-            loop,
-            create=not directory.has_rows,
-        )
-        directory.mark_rows()
-        identity = Identity(node_id, directory.node_id, directory.incarnation, runtime.rng.getrandbits(63))
-        node = Node(config, identity, engine, runtime, is_new=not directory.is_bound)
-        node.on_refusal = die
-        node.on_serving = lambda: _announce(node, directory)
-        await _serve(node, loop)
-        directory.mark_clean()
-    finally:
-        directory.close()
-
-
-async def _serve(node: Node, loop: asyncio.AbstractEventLoop) -> None:
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    await node.start()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 100)  # nearly nothing here is cyclic; the default looks at it 30 times as often
-    if node.state == "joining":
-        _log.info("waiting for more than half of the other nodes to learn this new directory's identity")
-    await stopped.wait()
-    _log.info("draining")
-    await node.stop()
-    node.state = "stopped"
-
-
-def _announce(node: Node, directory: DataDirectory) -> None:
-    directory.mark_bound()
-    address = node.config.nodes[node.home]
-    print(f"kvnode {address.id} serves on {address.host}:{address.port}", flush=True)
-
-
-def _die_of_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    _log.critical("%s", context.get("message"), exc_info=error)
-    die(f"an exception reached the event loop: {error or context.get('message')}")

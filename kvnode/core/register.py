@@ -268,9 +268,9 @@ _PLAIN = frozenset({_ACCEPTED, _COMMITTED, _ACCEPTED | _COMMITTED})
 def digests_agree(home: bytes, other: bytes) -> bool:
     """Return whether two digests settle a read of two replies, without parsing them (R20).
 
-    True if `home` says "committed, and nothing else", and the other's greatest ballot is the same, with no overlay and no
-    floor: then one reply marks the greatest ballot committed.  (An accepted ballot stands first in a digest, and lies
-    above the committed one.)  4 times as fast as `FastRead`, which a property test holds it against.
+    True if `home` says "committed, and nothing else", and the other's greatest ballot is the same, with no overlay and
+    no floor: then one reply marks the greatest ballot committed.  (An accepted ballot stands first in a digest, and
+    lies above the committed one.)  4 times as fast as `FastRead`, which a property test holds it against.
     """
     return home[0] == _COMMITTED and other[0] in _PLAIN and other[1:29] == home[1:29]
 

@@ -9,7 +9,7 @@ waited when it began; so a coordinator never competes with itself, and a hot key
 queue.
 
 Bounds: `key_queue_max` operations wait per slot, beyond that Overloaded; the number of slots is bounded by the requests
-in flight; cached promises by `cached_promises_max` and half of `register_bytes_max`.
+in flight; see `promises` for the cached ones.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.config import Limits
 from kvnode.core.operation import NOT_APPLIED, Operation, Result
-from kvnode.core.proposer import CachedPromise, Promise, Round, Step
+from kvnode.core.proposer import Promise, Round, Step
 from kvnode.core.record import Record
 from kvnode.runtime import Runtime
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.commits import Commits
 from kvnode.service.exchange import Exchanges
 from kvnode.service.placement import Placement
+from kvnode.service.promises import PromiseCache
 from kvnode.service.registers import Registers
 from kvnode.service.requests import Request
 
@@ -140,8 +141,7 @@ class Consensus:
         self.reads: Reads
         self._slots: dict[bytes, Slot] = {}
         self._ready: list[Slot] = []
-        self._cache: dict[bytes, CachedPromise] = {}
-        self._cache_bytes = 0
+        self._promises = PromiseCache(limits.cached_promises_max, limits.register_bytes_max // 2)
         self.now_ms = runtime.clock.wall_ms
 
     # -- the queue
@@ -217,7 +217,7 @@ class Consensus:
         if self._exchanges.reachable(placement.members) < max(quorums.q1, quorums.q2):
             self._give_up(slot, operations, "quorum-unreachable")
             return
-        cached = self._take_cached(slot.key)
+        cached = self._promises.take(slot.key)
         ballots = self._ceilings.ballot(cached.ballot if cached else slot.seen)
         if ballots is None:
             slot.waiting[:0] = operations
@@ -287,7 +287,7 @@ class Consensus:
         if step is Step.CHOSEN:
             self._registers.commit(slot.key, round_.ballot, round_.record)
             self._commits.add(slot.key, round_.ballot, slot.placement)
-            self._keep_cached(slot.key, round_.cached_promise())
+            self._promises.keep(slot.key, round_.cached_promise())
         for operation, result in zip(round_.operations, round_.results, strict=True):
             _answer(operation, result)
         slot.attempts, slot.seen, slot.complaint = 0, NO_BALLOT, ""
@@ -322,24 +322,6 @@ class Consensus:
                 _answer(operation, Result(NOT_APPLIED, code=code))
         slot.attempts, slot.seen, slot.complaint = 0, NO_BALLOT, ""
         self._next(slot)
-
-    # -- the cached promise
-
-    def _take_cached(self, key: bytes) -> CachedPromise | None:
-        cached = self._cache.pop(key, None)
-        if cached is not None:
-            self._cache_bytes -= _cached_bytes(cached)
-        return cached
-
-    def _keep_cached(self, key: bytes, cached: CachedPromise) -> None:
-        limits = self._limits
-        self._take_cached(key)
-        self._cache[key] = cached
-        self._cache_bytes += _cached_bytes(cached)
-        while self._cache and (
-            len(self._cache) > limits.cached_promises_max or self._cache_bytes > limits.register_bytes_max // 2
-        ):
-            self._take_cached(next(iter(self._cache)))
 
     # -- what reads find
 
@@ -386,10 +368,6 @@ class Consensus:
 
 def _to_nobody(result: Result) -> None:
     """Take a result that nobody waits for."""
-
-
-def _cached_bytes(cached: CachedPromise) -> int:
-    return len(cached.record.body) + len(cached.record.window) + len(cached.overlay) + 300
 
 
 def _answer(operation: Operation, result: Result) -> None:

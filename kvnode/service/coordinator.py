@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from kvclient.wire import messages as m
 from kvclient.wire.values import NO_VERSION, TTL_MS_MAX, VERSION_BYTES, Version, etag_parse

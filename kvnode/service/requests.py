@@ -6,6 +6,7 @@ to others: the work (`consensus`, `reads`, `eventual`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from kvclient.wire import messages as m
@@ -37,12 +38,16 @@ class Statistics:
         self.in_flight = 0
         self.done: dict[str, int] = {}
         self.repairs = 0
+        self.on_idle: Callable[[], object] = lambda: None
+        """Called whenever no request is left in flight."""
         self._latencies_s: list[float] = []
         self._answered = 0
 
     def on_answer(self, kind: str, started_s: float) -> None:
         """Count an answer; every few of them, time it."""
         self.in_flight -= 1
+        if not self.in_flight:
+            self.on_idle()
         self.done[kind] = self.done.get(kind, 0) + 1
         self._answered = count = self._answered + 1
         if count % _SAMPLE_EVERY:

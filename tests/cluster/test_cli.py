@@ -366,6 +366,6 @@ def test_an_empty_node_stays_small(shared_cluster: Any) -> None:
 
 
 def test_a_node_process_does_not_load_what_only_other_commands_need() -> None:
-    code = "import sys, kvnode.cli, kvnode.node; print(sorted({'rich', 'kvclient.client'} & set(sys.modules)))"
+    code = "import sys, kvnode.cli, kvnode.process; print(sorted({'rich', 'kvclient.client'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "rich" not in done.stdout

@@ -1,0 +1,124 @@
+"""One node as a process: its data directory, its signals, its end.
+
+Decides: the order of locking, opening, serving and closing, and what ends the process at once.  Leaves to others: the
+node (`node`), the data directory's rules (`storage.directory`), supervision (`local`).
+
+    lock the directory and count the incarnation (R1) -> open the engine -> serve until SIGTERM or SIGINT -> drain ->
+    mark clean
+
+A damaged row, a failed sync, a broken invariant or any other exception that reaches the event loop ends the process at
+once, with the reason in the log and without a clean mark: a node that is wrong about its state must not go on
+(R45-R47).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+from typing import Any, NoReturn
+
+from kvnode.config import Config
+from kvnode.node import Node
+from kvnode.runtime import real_runtime
+from kvnode.service.membership import Identity
+from kvnode.storage.directory import DataDirectory
+from kvnode.storage.rocks import RocksEngine
+
+SWITCH_INTERVAL_S = 0.0005
+"""The storage thread needs the interpreter for a moment after each sync; with the default of 5 ms a busy loop would
+keep every acknowledgement waiting for that long."""
+CLOCK_OFFSET_VARIABLE = "KVNODE_CLOCK_OFFSET_MS"
+"""Environment variable that shifts the node's wall clock, for tests of skew."""
+
+_log = logging.getLogger("kvnode")
+
+
+async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -> None:
+    """Run one node until SIGTERM or SIGINT, then drain and stop it.
+
+    Raises ConfigError (unknown node, address in use) and StorageError (the data directory cannot be used); nothing was
+    served.
+    """
+    loop = asyncio.get_running_loop()
+    runtime = real_runtime(int(os.environ.get(CLOCK_OFFSET_VARIABLE, "0")))
+    config.node(node_id)
+    directory = DataDirectory.open(
+        config.data_dir / node_id,
+        cluster=config.cluster_name,
+        node=node_id,
+        random_bits=runtime.rng.getrandbits,
+        volatile=any(store.durability == "os" for store in config.stores.values()),
+        accept_data_loss=accept_data_loss,
+    )
+    try:
+        loop.set_exception_handler(_die_of_exception)
+        engine = RocksEngine.open(
+            directory.rows_path,
+            config.limits,
+            lambda error: die(f"a write to disk failed, and a failed sync is never retried: {error}"),
+            loop,
+            create=not directory.has_rows,
+        )
+        directory.mark_rows()
+        identity = Identity(node_id, directory.node_id, directory.incarnation, runtime.rng.getrandbits(63))
+        node = Node(config, identity, engine, runtime, is_new=not directory.is_bound)
+        node.on_refusal = die
+        node.process_facts = process_facts
+        node.on_serving = lambda: _announce(node, directory)
+        await _serve(node, loop)
+        directory.mark_clean()
+    finally:
+        directory.close()
+
+
+async def _serve(node: Node, loop: asyncio.AbstractEventLoop) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    await node.start()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)  # nearly nothing here is cyclic; the default looks at it 30 times as often
+    if node.state == "joining":
+        _log.info("waiting for more than half of the other nodes to learn this new directory's identity")
+    await stopped.wait()
+    _log.info("draining")
+    await node.stop()
+    node.state = "stopped"
+
+
+def _announce(node: Node, directory: DataDirectory) -> None:
+    directory.mark_bound()
+    address = node.config.nodes[node.home]
+    print(f"kvnode {address.id} serves on {address.host}:{address.port}", flush=True)
+
+
+def process_facts() -> dict[str, Any]:
+    """Return pid, CPU seconds and resident bytes of this process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            rss_bytes = int(statm.read().split()[1]) * resource.getpagesize()
+    except OSError:  # not Linux: the peak is the best that is known
+        rss_bytes = usage.ru_maxrss * 1024
+    return {"pid": os.getpid(), "cpu_s": round(usage.ru_utime + usage.ru_stime, 3), "rss_bytes": rss_bytes}
+
+
+def die(reason: str) -> NoReturn:
+    """End the process at once: nothing is flushed, nothing is marked clean (R45-R47)."""
+    _log.critical("this node stops: %s", reason)
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _die_of_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    _log.critical("%s", context.get("message"), exc_info=error)
+    die(f"an exception reached the event loop: {error or context.get('message')}")
