@@ -1,7 +1,7 @@
 """One store of a cluster: every call that users make on keys.
 
-Decides: what each call sends by default, what it gives back, and the loops of `update` and the `_many` calls.  Leaves
-to others: bounds (`options`), the way to an answer (`mutations`, `retries`), scans (`scan`).
+Decides: what each call sends by default and what it gives back.  Leaves
+to others: bounds (`options`), the way to an answer (`mutations`, `retries`), the loops of `update`, `scan` and `_many`.
 
 The fast path of `get` and `put` makes one future and no task, timer or further check beyond what its arguments need.
 """

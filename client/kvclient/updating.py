@@ -3,7 +3,8 @@
 Decides: what happens after a lost race or an unknown outcome.
 - A lost race brings the current item with it; the function is applied to that at once, without another read.
 - The pause before it *shrinks* with every race lost.  Growing pauses starve: whoever just won comes back at once while
-  the loser sleeps.  The round trip bounds the rate, and nodes serve all writers of a key that wait together in one round.
+  the loser sleeps.  The round trip bounds the rate, and nodes serve all writers of a key that wait together in one
+  round.
 - An unknown outcome is asked for under the same operation id (`retries`) until it is settled, never applied again.
 """
 
