@@ -111,6 +111,7 @@ class WorldLink:
         self.source = source
         self.index = target
         self.life = life
+        self.requests = 0
 
     def send(self, message: Any) -> bool:
         return self.world.post(self.source, self.index, message)
@@ -123,6 +124,7 @@ class Call:
     number: int
     answer: list[Any] | None = None
     index: int = -1
+    requests: int = 0
 
     def send(self, message: Any) -> bool:
         assert self.answer is None, "a request was answered twice"

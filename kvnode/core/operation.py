@@ -35,7 +35,7 @@ class Operation:
 
     `session`, `sequence`, `attempt` and `mark` identify a mutation (R23).  `was_proposed`: it was in an accept of this
     coordinator.  `is_in_doubt`: such an accept may still be chosen, so "not applied" can no longer be said.
-    `context` is the service's: whom to answer.
+    `is_read`: it has no steps, so it needs no window.  `context` is the service's: whom to answer.
     """
 
     __slots__ = (
@@ -44,6 +44,7 @@ class Operation:
         "created_at_ms",
         "deadline_ms",
         "is_in_doubt",
+        "is_read",
         "mark",
         "sequence",
         "session",
@@ -63,6 +64,7 @@ class Operation:
         context: Any = None,
     ) -> None:
         self.steps = steps
+        self.is_read = not steps
         self.session = session
         self.sequence = sequence
         self.attempt = attempt
@@ -72,11 +74,6 @@ class Operation:
         self.context = context
         self.was_proposed = False
         self.is_in_doubt = False
-
-    @property
-    def is_read(self) -> bool:
-        """True for a strong read, which changes nothing and needs no window."""
-        return not self.steps
 
     @property
     def is_first_try(self) -> bool:

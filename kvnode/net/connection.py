@@ -111,14 +111,14 @@ class Link(asyncio.Protocol):
 
     `kind` is "client" or "node" (empty before the handshake); `index` is the node's index in the configuration, or -1;
     `facts` are the fields of the other's HELLO or WELCOME; `code` and `reason` say why it ended, and `was_dismissed` is
-    True if they came with the other side's GOODBYE.
+    True if they came with the other side's GOODBYE.  `requests` is the handler's: how many it has in flight for the link.
     """
 
     __slots__ = (
         "_advanced", "_call_soon", "_clock", "_decoder", "_feed", "_frame_s", "_full_s", "_greeting_s", "_heard",
         "_is_full", "_is_greeted", "_is_held", "_is_reading", "_limits", "_linger_s", "_loop", "_on_batch", "_outbox",
         "_outbox_bytes", "_owner", "_quiet_s", "_shapes", "_silence_s_max", "_transport", "code", "facts", "index",
-        "is_admitted", "is_dialled", "is_open", "kind", "reason", "was_dismissed",
+        "is_admitted", "is_dialled", "is_open", "kind", "reason", "requests", "was_dismissed",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, limits: Limits, clock: Clock, *, dialled_index: int = -1) -> None:
@@ -126,6 +126,7 @@ class Link(asyncio.Protocol):
         self.index = dialled_index
         self.facts: dict[str, Any] = {}
         self.code = self.reason = ""
+        self.requests = 0
         self.is_dialled = dialled_index >= 0
         self.is_open = self.is_admitted = self.was_dismissed = False
         self._owner, self._limits, self._clock = owner, limits, clock

@@ -119,12 +119,17 @@ class Coordinator:
     def _admit(self, link: Link, message: list[Any], *, is_forwarded: bool) -> None:
         statistics = self._statistics
         statistics.in_flight += 1
+        link.requests += 1
         kind = message[0]
         request = Request(link, message[1], _KINDS[kind], self._runtime.clock.monotonic_s(), statistics, is_forwarded)
         if not self.is_serving:
             request.fail("not-connected", "this node does not serve yet, or is shutting down; ask another one")
         elif statistics.in_flight > self._limits.requests_in_flight_max:
             request.fail("overloaded", f"this node works on {self._limits.requests_in_flight_max} requests already")
+        elif link.requests > self._limits.link_requests_max:
+            request.fail(
+                "overloaded", f"this connection has {self._limits.link_requests_max} requests in flight already"
+            )
         else:
             try:
                 self._dispatch(kind, request, message)

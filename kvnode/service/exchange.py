@@ -21,6 +21,8 @@ class Link(Protocol):
 
     index: int
     """The other node's index; -1 for a client."""
+    requests: int
+    """Requests of this link that are in flight; the coordinator counts them."""
 
     def send(self, message: Message) -> bool:
         """Queue a message; False if the link is closed or its outbox is full (nothing was sent)."""
@@ -41,6 +43,7 @@ class HomeLink:
 
     def __init__(self, index: int) -> None:
         self.index = index
+        self.requests = 0
         self.deliver: Callable[[HomeLink, Message], None] = _nowhere
 
     def send(self, message: Message) -> bool:
@@ -58,6 +61,7 @@ class Exchanges:
 
     def __init__(self, nodes: int) -> None:
         self.links: list[Link | None] = [None] * nodes
+        self._up = 0
         self.open: dict[int, Exchange] = {}
         self._number = 0
 
@@ -95,14 +99,16 @@ class Exchanges:
 
     def reachable(self, members: int) -> int:
         """Return how many of `members` (bits) have an open link."""
-        return sum(link is not None and bool(members >> index & 1) for index, link in enumerate(self.links))
+        return (self._up & members).bit_count()
 
     def on_peer_up(self, index: int, link: Link) -> None:
         """Use `link` for node `index` from now on."""
         self.links[index] = link
+        self._up |= 1 << index
 
     def on_peer_lost(self, index: int) -> None:
         """Tell every open exchange that a node can no longer be reached."""
         self.links[index] = None
+        self._up &= ~(1 << index)
         for exchange in list(self.open.values()):
             exchange.on_lost(index)

@@ -103,6 +103,7 @@ class Request:
         if not self.is_open:
             return
         self.is_open = False
+        self.link.requests -= 1
         self.statistics.on_answer(self.kind, self.started_s)
         self.link.send(message)
 
@@ -132,12 +133,13 @@ class Request:
 class ForwardLink:
     """Stands in for the link of a request that another node forwarded: wraps the answer for the way back."""
 
-    __slots__ = ("_number", "_peer", "index")
+    __slots__ = ("_number", "_peer", "index", "requests")
 
     def __init__(self, peer: Link, number: int) -> None:
         self._peer = peer
         self._number = number
         self.index = -1
+        self.requests = 0
 
     def send(self, message: Message) -> bool:
         """Send the answer back to the node that forwarded the request."""
