@@ -23,6 +23,16 @@ WELCOME_FIELDS: dict[str, Any] = {"protocol": PROTOCOL_VERSION, "cluster": "c", 
 BIG = 1 << 26
 
 
+async def settled(is_true: Callable[[], bool], each_turn: Callable[[], object] = lambda: None) -> None:
+    """Give the loop turns until `is_true()`; fail, rather than hang, if it never is."""
+    for _ in range(200_000):
+        if is_true():
+            return
+        each_turn()
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
+
+
 class Door:
     """A handler of a listener that records, admits by default, and lets a test wait for what it records."""
 

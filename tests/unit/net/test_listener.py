@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from unit.fakes import manual_runtime
-from unit.net.house import CLIENT_HELLO, NODE_HELLO, WELCOME_FIELDS, House, Stranger, opened
+from unit.net.house import CLIENT_HELLO, NODE_HELLO, WELCOME_FIELDS, House, Stranger, opened, settled
 
 from kvclient.errors import ConfigError
 from kvclient.wire.frames import encode
@@ -358,8 +358,7 @@ async def test_what_was_sent_before_close_arrives_before_the_goodbye(house: Hous
 
 async def test_who_says_no_hello_is_closed_after_the_handshake_timeout(house: House) -> None:
     stranger = await house.stranger()
-    while not house.listener._sweep.links:
-        await asyncio.sleep(0)
+    await settled(lambda: bool(house.listener._sweep.links))
     house.timers.advance(Limits().handshake_timeout_s + 1)
     assert await goodbye(stranger) == ("protocol", "no handshake within 5 s")
 
@@ -399,8 +398,7 @@ async def test_who_does_not_hang_up_after_our_goodbye_is_reset(house: House) -> 
     house.door.links[0].close("test", "bye")
     assert (await goodbye(guest))[0] == "test"
     house.timers.advance(LINGER_S + 2)
-    while house.listener._sweep.links:
-        await asyncio.sleep(0)
+    await settled(lambda: not house.listener._sweep.links)
 
 
 # -- bounds
@@ -458,6 +456,33 @@ async def test_a_reader_that_never_reads_is_not_read_either_and_then_closed() ->
         assert (link.code, link.reason) == ("overloaded", "answers were not read for 30 s")
 
 
+async def test_requests_stay_with_a_client_that_does_not_read_its_answers() -> None:
+    """Back-pressure: what it sends fills the buffers of its own side, not ours."""
+    async with opened(outbox_bytes_max=1 << 24) as house:
+
+        def answer(link: Link, batch: list[list[Any]]) -> None:
+            for message in batch:
+                link.send((ITEM, message[1], bytes(1_000_000), {}))
+
+        house.door.on_batch_do = answer
+        guest = await house.guest()
+        guest.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for number in range(400):
+            guest.writer.write(encode([(GET, number, bytes(200_000), 0, 1, 5000, 0)], 1 << 20))
+        for _ in range(3000):
+            await asyncio.sleep(0)
+        assert 0 < len(house.door.messages) < 200
+        assert guest.writer.transport.get_write_buffer_size() > 200 * 200_000
+
+
+async def test_a_flood_that_is_refused_still_hears_why(house: House) -> None:
+    """Closing a socket with unread bytes resets the connection, and the reset can overtake the GOODBYE."""
+    stranger = await house.stranger()
+    stranger.writer.write(b"GET /" + bytes(20_000_000))
+    code, _ = await goodbye(stranger)
+    assert code == "protocol"
+
+
 async def test_a_slow_reader_gets_every_answer_and_is_read_again(house: House) -> None:
     def answer(link: Link, batch: list[list[Any]]) -> None:
         for message in batch:
@@ -477,8 +502,9 @@ async def test_many_sends_in_one_turn_stop_at_the_outbox_limit() -> None:
         await house.guest()
         link = house.door.links[0]
         sent = 0
-        while link.send((ITEM, sent, bytes(10_000), {})):
+        while sent < 1000 and link.send((ITEM, sent, bytes(10_000), {})):
             sent += 1
+        assert sent < 1000
         assert (1 << 20) < link.unsent_bytes <= (1 << 21) + 20_000
 
 

@@ -206,6 +206,7 @@ def test_the_element_count_is_exact() -> None:
 
 
 @given(VALUES)
+@settings(max_examples=40)
 def test_counting_follows_every_form_of_msgpack(value: Any) -> None:
     """The count of a value is what its tree holds: a header that was misread would lose or invent elements."""
 
