@@ -271,7 +271,7 @@ def status(config: Path | None, address: tuple[str, ...], data_dir: Path | None,
 def _status_text(found: target.Target, nodes: list[dict[str, Any]], as_json: bool, clear: bool) -> str:
     if as_json:
         return show.as_json({"cluster": found.cluster or None, "nodes": nodes})
-    lines = [show.table(show.STATUS_HEADERS, show.status_rows(nodes))]
+    lines = [show.table(show.STATUS_HEADERS, show.status_rows(nodes), turns=True)]
     lines += [f"{facts['node']}: {facts['error']}" for facts in nodes if "error" in facts]
     return ("\033[H\033[2J" if clear and show.is_terminal(sys.stdout) else "") + "\n".join(lines)
 

@@ -167,8 +167,8 @@ def load(path: Path) -> Journal | None:
                 f"{path} has format {facts['format']}, this kvnode writes {FORMAT}: remove it to start again"
             )
         journal = Journal(path, Source(**facts["source"]))
-        journal.done, journal.reached, journal.bad = facts["done"], facts["reached"], facts["bad"]
-        journal.finished = facts["finished"]
+        journal.done, journal.reached, journal.bad = (int(facts[name]) for name in ("done", "reached", "bad"))
+        journal.finished = bool(facts["finished"])
         journal._bases = [Base(**base) for base in facts["bases"]]
         _ = [base.operation_id for base in journal._bases]
     except FileNotFoundError:

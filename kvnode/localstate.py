@@ -20,7 +20,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -222,11 +222,6 @@ def _signal(node: NodeState, number: signal.Signals) -> None:
             os.kill(node.pid, number)
         except ProcessLookupError:
             pass
-
-
-def with_node(state: State, node: NodeState) -> State:
-    """Return `state` with this node in place of the one with its id."""
-    return replace(state, nodes=tuple(node if old.id == node.id else old for old in state.nodes))
 
 
 def tail(path: Path, lines: int, offset: int = 0) -> list[str]:

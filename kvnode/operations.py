@@ -21,7 +21,7 @@ from kvclient.errors import InvalidRequest
 from kvnode import show, target
 
 if TYPE_CHECKING:
-    from kvclient import Item, Kv, Store
+    from kvclient import Item, Store
 
 T = TypeVar("T")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -74,16 +74,12 @@ class Cluster:
 
     def run(self, store: str, timeout: float | None, work: Callable[[Store], Awaitable[T]]) -> T:
         """Connect, run `work` on a store, disconnect, and return what it returned."""
-        return self.run_all(timeout, lambda kv: work(kv.store(store)))
-
-    def run_all(self, timeout: float | None, work: Callable[[Kv], Awaitable[T]]) -> T:
-        """Connect, run `work` on the whole cluster, disconnect, and return what it returned."""
         import kvclient
 
         async def connected() -> T:
-            options = {} if timeout is None else {"timeout": timeout}
-            async with kvclient.connect(self.target.address_texts, **options) as kv:
-                return await work(kv)
+            where = self.target
+            async with kvclient.connect(where.address_texts, cluster=where.cluster, timeout=timeout) as kv:
+                return await work(kv.store(store))
 
         return asyncio.run(connected())
 

@@ -41,9 +41,14 @@ def as_json(facts: Any) -> str:
     return json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
 
 
-def table(headers: Sequence[str], rows: Rows, *, title: str = "") -> str:
-    """Return a table in the form that stdout deserves: boxes and colour on a terminal, aligned columns when piped."""
-    return _rich_table(headers, rows, title) if is_terminal(sys.stdout) else plain_table(headers, rows, title=title)
+def table(headers: Sequence[str], rows: Rows, *, title: str = "", turns: bool = False) -> str:
+    """Return a table in the form that stdout deserves: boxes and colour on a terminal, aligned columns when piped.
+
+    `turns`: where the terminal is too narrow, rows become columns.
+    """
+    if not is_terminal(sys.stdout):
+        return plain_table(headers, rows, title=title)
+    return _rich_table(headers, rows, title, turns)
 
 
 def plain_table(headers: Sequence[str], rows: Rows, *, title: str = "") -> str:
@@ -62,12 +67,16 @@ def _is_numeric(cells: Sequence[Sequence[str]], column: int) -> bool:
     return bool(cells) and all(_NUMERIC.fullmatch(row[column]) for row in cells)
 
 
-def _rich_table(headers: Sequence[str], rows: Rows, title: str) -> str:
+def _rich_table(headers: Sequence[str], rows: Rows, title: str, turns: bool) -> str:
     from rich.console import Console
 
     console = Console(file=sys.stdout)
+    made = rich_table(headers, rows, title)
+    if turns and rows and console.measure(made, options=console.options.update(width=1000)).minimum > console.width:
+        turned = list(zip(headers, *rows, strict=True))
+        made = rich_table([str(cell) for cell in turned[0]], turned[1:], title)
     with console.capture() as capture:
-        console.print(rich_table(headers, rows, title))
+        console.print(made)
     return capture.get().rstrip("\n")
 
 

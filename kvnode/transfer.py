@@ -12,7 +12,6 @@ with `keep_going` goes on; the journal stays where that line is, so that the nex
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import sys
 import time
@@ -127,7 +126,7 @@ async def _import(job: ImportJob, target: Target, file: IO[bytes]) -> Report:
         report.problems.append(f"{job.file} was imported already; --again writes every line once more")
         _say(report.problems[0])
         return report
-    async with kvclient.connect(target.address_texts, timeout=job.timeout) as kv:
+    async with kvclient.connect(target.address_texts, cluster=target.cluster, timeout=job.timeout) as kv:
         if kept.reached:
             kept.resume(IdIssuer(kv))
             _say(f"going on after line {kept.done:,}, where the import of {job.file} was interrupted")
@@ -220,6 +219,10 @@ class Importer:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self._job.concurrency):
                         group.create_task(self._work())
+        except asyncio.CancelledError:
+            if self._journal.path is not None:
+                _say(f"stopped after line {self._journal.done:,}; run the same command again to go on")
+            raise
         finally:
             self.report.seconds = time.monotonic() - started
             self._note_end()
@@ -348,7 +351,7 @@ async def export(store: Store, prefix: str, output: Path | None, identity: str) 
     """
     if output is None:
         return await _export_to(store, prefix, sys.stdout, "", 0)
-    partial = output.with_name(f"{output.name}.{_short(identity)}.partial")
+    partial = partial_path(output, identity)
     try:
         with partial.open("a+b") as held:
             last, count = _cut_to_whole_lines(held)
@@ -362,8 +365,9 @@ async def export(store: Store, prefix: str, output: Path | None, identity: str) 
     return count
 
 
-def _short(identity: str) -> str:
-    return hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+def partial_path(output: Path, identity: str) -> Path:
+    """Return where an export's lines stand until it is complete; an export of something else has another name."""
+    return output.with_name(f"{output.name}.{xxhash.xxh3_64_hexdigest(identity.encode())}.partial")
 
 
 def _cut_to_whole_lines(file: IO[bytes]) -> tuple[str, int]:

@@ -1,0 +1,66 @@
+"""Results as people and machines see them."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvnode import show
+
+
+def test_plain_columns_are_aligned_and_numbers_stand_right() -> None:
+    assert show.plain_table(("node", "keys"), [("n1", 5), ("node-2", 12345)]).splitlines() == [
+        "node     keys",
+        "n1          5",
+        "node-2  12345",
+    ]
+
+
+def test_addresses_are_no_numbers() -> None:
+    assert show.plain_table(("address", "x"), [("127.0.0.1:7401", "y")]).splitlines()[0] == "address         x"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1 << 20, "1.0 MiB"), (3 << 29, "1.5 GiB")]
+)
+def test_sizes_are_shown_in_binary_units(count: int, text: str) -> None:
+    assert show.size(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (120, "2 min"), (7200, "2.0 h")])
+def test_durations_are_shown_in_the_unit_that_fits(seconds: float, text: str) -> None:
+    assert show.duration(seconds) == text
+
+
+def test_a_silent_node_has_its_state_only() -> None:
+    (row,) = show.status_rows([{"node": "n1", "state": "down", "pid": None, "address": "a:1", "error": "?"}])
+    assert row == ["n1", "down", "-", "a:1", *["-"] * 11]
+    assert len(row) == len(show.STATUS_HEADERS)
+
+
+def test_a_node_that_says_little_is_shown_all_the_same() -> None:
+    (row,) = show.status_rows([{"node": "n1", "state": "joining", "pid": 1, "address": "a:1", "epoch": 1}])
+    assert len(row) == len(show.STATUS_HEADERS)
+
+
+def test_an_explanation_names_silent_replicas_and_disagreement() -> None:
+    state = {"ballot": "b1", "version": "v1", "etag": "e", "value": "5 bytes"}
+    text = show.explanation(
+        {
+            "key": "k",
+            "store": "s",
+            "partition": 7,
+            "preference": ["n1", "n2"],
+            "replicas": [
+                {"node": "n1", "promised": "b2", "accepted": None, "committed": state, "overlay": None},
+                {"node": "n2", "error": "not connected"},
+            ],
+            "agree": False,
+            "strong_read": "runs a round",
+        }
+    )
+    assert "the replicas differ (1 of 2 did not answer); a strong read: runs a round" in text
+    assert [line.split()[:4] for line in text.splitlines()[2:5]] == [
+        ["n1", "promised", "b2", "-"],
+        ["n1", "committed", "b1", "v1"],
+        ["n2", "unreachable", "not", "connected"],
+    ]
