@@ -15,7 +15,8 @@ import random
 from typing import Any
 
 from kvclient.addresses import Address, Seeds
-from kvclient.connection import TICK_S, Link, dial
+from kvclient.connection import TICK_S, Link
+from kvclient.dial import dial
 from kvclient.errors import NotConnected
 from kvclient.routing import Router, Table
 from kvclient.session import Seen, Session

@@ -5,7 +5,8 @@ Decides: the number of an exchange, when bytes leave, when an exchange is given 
 - What one loop turn asks leaves in one write.  Content beyond `FLUSH_BYTES` leaves at once, so that the transport's own
   back-pressure is felt within the turn; while the transport is full, requests are refused with Overloaded, nothing
   sent.
-- At most `in_flight_max` exchanges are open; beyond that, Overloaded, nothing sent.
+- At most `in_flight_max` exchanges are open, and `LARGE_BYTES_MAX` of large values; beyond that, Overloaded, nothing
+  sent.
 - No task and no timer per request.  One timer stands at the earliest deadline and sweeps all that are due.
 - Every exchange gets exactly one answer: the node's, or one of this side's own (`UNSENT`, `LOST`, `EXPIRED`), so a
   waiter never sees an exception of the socket and an abandoned one leaves nothing to clean up.
@@ -25,7 +26,7 @@ from math import inf
 from typing import Any, Final, cast
 
 from kvclient.addresses import Address
-from kvclient.errors import NotConnected, Overloaded
+from kvclient.errors import Overloaded
 from kvclient.wire import frames, messages
 from kvclient.wire.messages import (
     CLIENT_ANSWERS,
@@ -51,6 +52,10 @@ WELCOME_BYTES_MAX = 4 * 1024 * 1024
 """A stranger gets this much of our memory: a WELCOME for 65,536 partitions with 7 owners has half a MiB."""
 FLUSH_BYTES = 64 * 1024
 OUTBOX_BYTES_MAX = 16 * 1024 * 1024
+LARGE_BYTES_MAX = 16 * 1024 * 1024
+"""Large contents (beyond `FLUSH_BYTES`) in flight to one node, or a single one of any size.  A node sends each to its
+peers once more, over links with bounds of their own: many at once would only be refused there, later and at more
+cost."""
 TICK_S = 0.25
 SUSPECT_TICKS = 5
 DEAD_TICKS = 24
@@ -61,7 +66,7 @@ _NOTHING: Final = frozenset[int]()
 
 
 class Link(asyncio.Protocol):
-    """A connection from HELLO to its end.  Made by `dial`."""
+    """A connection from HELLO to its end.  Made by `dial.dial`."""
 
     def __init__(self, address: Address, cluster: str, on_change: Callable[[], None]) -> None:
         self.address = address
@@ -82,6 +87,7 @@ class Link(asyncio.Protocol):
         self._frame_bytes_max = WELCOME_BYTES_MAX
         self._transport: asyncio.Transport | None = None
         self._pending: dict[int, tuple[asyncio.Future[Answer], float, bool]] = {}
+        self._large: dict[int, int] = {}  # exchange -> bytes, of those whose content is large
         self._out: list[frames.Message] = []
         self._last_id = 0
         self._is_full = False
@@ -116,6 +122,8 @@ class Link(asyncio.Protocol):
         if not self.is_open:
             future.set_result(UNSENT)
             return future
+        if size > FLUSH_BYTES:
+            self._admit_large(size)
         self._last_id = message[1] = number = self._last_id + 1
         pending[number] = (future, deadline_s, patient)
         if deadline_s < self._sweep_at:
@@ -125,8 +133,19 @@ class Link(asyncio.Protocol):
             self.loop.call_soon(self._flush)
         out.append(message)
         if size > FLUSH_BYTES:
+            self._large[number] = size
             self._flush()
         return future
+
+    def _admit_large(self, size: int) -> None:
+        held = sum(self._large.values())
+        if held and held + size > LARGE_BYTES_MAX:
+            raise Overloaded(f"values of {held} bytes are in flight to {self.name}: send fewer large values at once")
+
+    @property
+    def is_accepted(self) -> bool:
+        """True once somebody has accepted the connection, whoever it is."""
+        return self._transport is not None
 
     @property
     def in_flight(self) -> int:
@@ -216,6 +235,8 @@ class Link(asyncio.Protocol):
                 return self._refuse(f"not a message of this protocol: {message!r:.80}")
             if kind in answers:
                 held = pending.pop(message[1], None)
+                if self._large:
+                    self._large.pop(message[1], None)
                 if held is not None and not held[0].done():
                     held[0].set_result(message)
             elif not self._receive_other(kind, message):
@@ -321,6 +342,7 @@ class Link(asyncio.Protocol):
         for number, (future, deadline_s, _) in list(self._pending.items()):
             if deadline_s <= now:
                 del self._pending[number]
+                self._large.pop(number, None)
                 if not future.done():
                     future.set_result(EXPIRED)
             elif deadline_s < next_at:
@@ -364,29 +386,3 @@ class Link(asyncio.Protocol):
                 if not patient and not future.done():
                     future.set_result(LOST)
             self._on_change()
-
-
-async def dial(address: Address, cluster: str, timeout_s: float, on_change: Callable[[], None]) -> Link:
-    """Connect, shake hands, and return the link; `link.welcomed` holds the node's facts.
-
-    Raises NotConnected, with a sentence that says what is wrong at this address.
-    """
-    link = Link(address, cluster, on_change)
-    is_through = False
-    try:
-        async with asyncio.timeout(timeout_s):
-            await link.loop.create_connection(lambda: link, address.host, address.port)
-            await asyncio.wait((link.welcomed, link.lost), return_when=asyncio.FIRST_COMPLETED)
-        if link.is_open:
-            is_through = True
-            return link
-        raise NotConnected(f"{address} is not a usable node: {link.lost.result()}")
-    except TimeoutError as error:
-        made = link._transport is not None
-        what = "accepted the connection but did not say it is a kvnode node" if made else "did not answer"
-        raise NotConnected(f"{address} {what} within {timeout_s:g} seconds: check the address") from error
-    except OSError as error:
-        raise NotConnected(f"nobody listens at {address} ({error.strerror or error}): is the node up?") from error
-    finally:
-        if not is_through:
-            link.close("the handshake failed")

@@ -231,6 +231,25 @@ async def test_a_wrong_kind_of_answer_is_unknown_for_a_write(cluster: Any, kv: k
         await kv.put("k", 1)
 
 
+async def test_large_values_in_flight_are_bounded_and_many_find_their_pace(cluster: Any) -> None:
+    cluster.limits["value_bytes_max"] = connection.LARGE_BYTES_MAX
+    kv = await cluster.connect()
+    node = cluster.primary("k")
+    node.rule = lambda message: node.HOLD
+    value = b"x" * (connection.LARGE_BYTES_MAX // 2 - 1)
+    waiting = [asyncio.ensure_future(kv.put("k", value)) for _ in range(2)]
+    await node.received(2)
+    with pytest.raises(kvclient.Overloaded, match="fewer large values"):
+        await kv.put("k", value)
+    small = asyncio.ensure_future(kv.put("k", 1))
+    await node.received(3)
+    node.rule = None
+    node.release()
+    await asyncio.gather(*waiting, small)
+    done = await kv.put_many({f"k{number}": value for number in range(12)})
+    assert all(isinstance(item, kvclient.Item) for item in done.values())
+
+
 async def test_requests_of_one_turn_leave_in_one_write(cluster: Any, kv: kvclient.Kv) -> None:
     link = kv._cluster.links["n1"]
     writes: list[bytes] = []
