@@ -68,7 +68,9 @@ class Node:
         self.replica = Replica(engine, self.registers, self.ceilings, clock, EPOCH, limits.max_offset_ms, unsynced)
         self.commits = Commits(self.exchanges, self.registers, runtime.timers, EPOCH, limits.commit_delay_s)
         self.consensus = Consensus(self.exchanges, self.registers, self.ceilings, self.commits, runtime, limits, EPOCH)
+        names = [other.id for other in config.nodes]
         self.reads = StrongReads(
+            names,
             self.home,
             self.exchanges,
             self.registers,
@@ -81,6 +83,7 @@ class Node:
         )
         self.consensus.reads, self.reads.consensus = self.reads, self.consensus
         self.eventual = Eventual(
+            names,
             self.exchanges,
             self.registers,
             self.ceilings,
@@ -92,7 +95,7 @@ class Node:
             EPOCH,
         )
         self.inspection = Inspection(
-            [other.id for other in config.nodes],
+            names,
             self.exchanges,
             self.registers,
             engine,

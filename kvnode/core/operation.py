@@ -9,6 +9,7 @@ effect.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kvclient.wire.messages import CHECK_ABSENT, CHECK_ETAG, CHECK_NONE
@@ -34,8 +35,9 @@ class Operation:
     """A strong operation that waits for a key at its coordinator: a read (no steps) or a mutation.
 
     `session`, `sequence`, `attempt` and `mark` identify a mutation (R23).  `was_proposed`: it was in an accept of this
-    coordinator.  `is_in_doubt`: such an accept may still be chosen, so "not applied" can no longer be said.
-    `is_read`: it has no steps, so it needs no window.  `context` is the service's: whom to answer.
+    coordinator.  `is_in_doubt`: such an accept may still be chosen, so "not applied" can no longer be said. `is_read`:
+    it has no steps, so it needs no window.  `is_explained`: a read whose result should say how it came about.
+    `context` is the service's: takes the result.
     """
 
     __slots__ = (
@@ -43,6 +45,7 @@ class Operation:
         "context",
         "created_at_ms",
         "deadline_ms",
+        "is_explained",
         "is_in_doubt",
         "is_read",
         "mark",
@@ -61,7 +64,7 @@ class Operation:
         mark: int,
         created_at_ms: int,
         deadline_ms: int,
-        context: Any = None,
+        context: Callable[[Result], None] | None = None,
     ) -> None:
         self.steps = steps
         self.is_read = not steps
@@ -74,6 +77,7 @@ class Operation:
         self.context = context
         self.was_proposed = False
         self.is_in_doubt = False
+        self.is_explained = False
 
     @property
     def is_first_try(self) -> bool:
@@ -101,3 +105,4 @@ class Result(NamedTuple):
     body: bytes = b""
     code: str = ""
     is_settled: bool = False
+    explanation: dict[str, Any] | None = None

@@ -109,6 +109,11 @@ class FastRead:
         )
 
     @property
+    def answered(self) -> list[int]:
+        """Replicas that have answered, in the order in which they did."""
+        return list(self._replies)
+
+    @property
     def replies(self) -> int:
         """Replicas that have answered."""
         return len(self._replies)

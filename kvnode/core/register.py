@@ -85,9 +85,8 @@ class Register:
     @property
     def promise(self) -> Ballot:
         """The effective promise P of R6."""
-        image = self.image
-        floor = self.floor if self.is_absent else NO_BALLOT
-        return max(self.promised, image.accepted_ballot, image.committed_ballot, floor)
+        floor = self.floor if self.floor and self.is_absent else NO_BALLOT
+        return max(self.promised, self.image.committed_ballot, floor)  # `promised` is never below what is accepted
 
     # -- the register
 
@@ -107,7 +106,7 @@ class Register:
         image = self.image
         if ballot in (image.accepted_ballot, image.committed_ballot):
             return self._repeat(ballot, record)
-        if ballot < self.promise or ballot <= image.committed_ballot:
+        if ballot < self.promised or ballot <= image.committed_ballot:
             return Verdict.NACK
         if self.floor and ballot <= self.floor and self.is_absent:
             return Verdict.NACK
@@ -148,16 +147,13 @@ class Register:
 
     def store(self, entry: Entry) -> Verdict:
         """Keep an eventual write if it is newer than what is here (R29, R30); the promise has no say."""
-        image, version = self.image, entry_version(entry)
-        if image.overlay:
-            held = entry_version(image.overlay)
-            if held == version:
-                return Verdict.REPEAT
-            if held > version:
-                return Verdict.SUPERSEDED
-        if not entry_visible(entry, image.committed.version, image.settled):
+        promised, accepted_ballot, accepted, committed_ballot, committed, overlay, settled = self.image
+        version, held = entry_version(entry), entry_version(overlay)
+        if held == version:
+            return Verdict.REPEAT
+        if held > version or not entry_visible(entry, committed.version, settled):
             return Verdict.SUPERSEDED
-        self.image = image._replace(overlay=entry)
+        self.image = Image(promised, accepted_ballot, accepted, committed_ballot, committed, entry, settled)
         return Verdict.DONE
 
     # -- what readers see
@@ -193,7 +189,7 @@ class Register:
                 raise InvariantViolation("an overlay entry is kept that the committed record hides (R30)")
         if self.shown.committed_ballot > self.image.committed_ballot:
             raise InvariantViolation("a commit is shown that the image does not have")
-        if self.image.promised > self.promised:
+        if max(self.image.promised, self.image.accepted_ballot) > self.promised:
             raise InvariantViolation("the promise fell")
 
 

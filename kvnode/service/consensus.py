@@ -20,7 +20,7 @@ from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.config import Limits
-from kvnode.core.operation import NOT_APPLIED, Operation, Result
+from kvnode.core.operation import NOT_APPLIED, UNKNOWN, Operation, Result
 from kvnode.core.proposer import Promise, Round, Step
 from kvnode.core.record import Record
 from kvnode.runtime import Runtime
@@ -30,8 +30,8 @@ from kvnode.service.exchange import Exchanges
 from kvnode.service.placement import Placement
 from kvnode.service.promises import PromiseCache
 from kvnode.service.registers import Registers
-from kvnode.service.requests import Request
 
+_IN_DOUBT = Result(UNKNOWN, code="in doubt")
 _EVERYBODY = -1
 _LATE_RETRY_MS = 1000
 """What a retry past its deadline may take to find out what became of the operation (R24)."""
@@ -182,6 +182,9 @@ class Consensus:
     def _next(self, slot: Slot) -> None:
         """Start what the slot's waiting operations need, or close it."""
         slot.round = None
+        if not slot.waiting:
+            del self._slots[slot.key]
+            return
         now_ms = self.now_ms()
         waiting = [op for op in slot.waiting if (op.deadline_ms >= now_ms and op.context) or not self._is_late(op)]
         if not waiting:
@@ -371,22 +374,16 @@ def _to_nobody(result: Result) -> None:
 
 
 def _answer(operation: Operation, result: Result) -> None:
-    context = operation.context
-    if context is None:
-        return
-    operation.context = None
-    if isinstance(context, Request):
-        context.answer_result(result)
-    else:
-        context(result)
+    """Tell whoever waits for the operation, once."""
+    tell = operation.context
+    if tell is not None:
+        operation.context = None
+        tell(result)
 
 
 def _leave(operation: Operation) -> None:
     """Answer that the outcome is unknown."""
-    context = operation.context
-    operation.context = None
-    if isinstance(context, Request):
-        context.leave_unknown()
+    _answer(operation, _IN_DOUBT)
 
 
 def _expire(operation: Operation) -> None:
@@ -394,6 +391,6 @@ def _expire(operation: Operation) -> None:
     waiting."""
     if operation.is_in_doubt and not operation.is_read:
         _leave(operation)
-    elif operation.context is not None:
+    else:
         operation.deadline_ms = 0  # the change function must not run it any more
         _answer(operation, Result(NOT_APPLIED, code="deadline-exceeded"))

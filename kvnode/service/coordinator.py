@@ -158,7 +158,8 @@ class Coordinator:
         if strong:
             request.kind = "strong get"
             now_ms = self._runtime.clock.wall_ms()
-            operation = Operation((), b"", 0, 1, 0, now_ms, now_ms + timeout_ms, request)
+            operation = Operation((), b"", 0, 1, 0, now_ms, now_ms + timeout_ms, request.answer_result)
+            operation.is_explained = request.is_explained
             self._consensus.submit(key, placement, operation)
             return
         if not 0 <= r <= placement.quorums.n:
@@ -202,7 +203,7 @@ class Coordinator:
             if action == m.PUT and not content:
                 raise InvalidRequest("a put without content; deleting is an action of its own")
             steps = (self._step(action, check, etag, content, ttl_ms, issued_at_ms),)
-        operation = Operation(steps, session, sequence, attempt, mark, issued_at_ms, deadline_ms, request)
+        operation = Operation(steps, session, sequence, attempt, mark, issued_at_ms, deadline_ms, request.answer_result)
         self._consensus.submit(placement.prefix + name, placement, operation)
 
     def _step(self, action: int, check: int, etag: str, content: bytes, ttl_ms: int, issued_at_ms: int) -> Step:

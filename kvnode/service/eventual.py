@@ -154,6 +154,7 @@ class Eventual:
 
     def __init__(
         self,
+        names: list[str],
         exchanges: Exchanges,
         registers: Registers,
         ceilings: Ceilings,
@@ -164,6 +165,7 @@ class Eventual:
         node_id: int,
         epoch: int,
     ) -> None:
+        self._names = names
         self._exchanges = exchanges
         self._registers = registers
         self._ceilings = ceilings
@@ -237,10 +239,8 @@ class Eventual:
         held = entry_version(overlay)
         if version_sballot(held) > (version_sballot(committed) or NO_SBALLOT):
             base, is_absent = held, entry_is_absent_based(overlay)  # the overlay has seen a later chosen change
-        above = max(
-            version_stamp(version)
-            for version in (committed, image.accepted.version, entry_version(overlay), draft.token)
-        )
+        seen = (held, draft.token, committed, image.accepted.version)
+        above = max([version_stamp(version) for version in seen if version] or [0])
         stamp = self._ceilings.stamp(above)
         if stamp is None:
             self._ceilings.when_raised(lambda: self.write(draft))
@@ -321,7 +321,9 @@ class Eventual:
     def _answer_body(self, request: Request, body: bytes, repaired: tuple[int, ...]) -> None:
         if body and (not body_content(body) or 0 < body_times(body)[0] <= self._runtime.clock.wall_ms()):
             body = b""
-        explanation = {"path": "eventual", "repaired": list(repaired)} if request.is_explained else {}
+        explanation = {}
+        if request.is_explained:
+            explanation = {"path": "eventual", "repaired": [self._names[index] for index in repaired]}
         request.answer((m.ITEM, request.number, body, explanation))
 
     # -- time

@@ -21,24 +21,23 @@ class PromiseCache:
     def __init__(self, promises_max: int, bytes_max: int) -> None:
         self._promises_max = promises_max
         self._bytes_max = bytes_max
-        self._held: dict[bytes, CachedPromise] = {}
+        self._held: dict[bytes, tuple[CachedPromise, int]] = {}
         self._bytes = 0
 
     def take(self, key: bytes) -> CachedPromise | None:
         """Return and forget the promise of a key: one use only."""
-        cached = self._held.pop(key, None)
-        if cached is not None:
-            self._bytes -= _size(cached)
-        return cached
+        held = self._held.pop(key, None)
+        if held is None:
+            return None
+        self._bytes -= held[1]
+        return held[0]
 
     def keep(self, key: bytes, cached: CachedPromise) -> None:
         """Keep the promise that a chosen round left behind, as the most recent one."""
         self.take(key)
-        self._held[key] = cached
-        self._bytes += _size(cached)
+        record = cached.record
+        size_bytes = len(record.body) + len(record.window) + len(cached.overlay) + _OVERHEAD_BYTES
+        self._held[key] = (cached, size_bytes)
+        self._bytes += size_bytes
         while self._held and (len(self._held) > self._promises_max or self._bytes > self._bytes_max):
             self.take(next(iter(self._held)))
-
-
-def _size(cached: CachedPromise) -> int:
-    return len(cached.record.body) + len(cached.record.window) + len(cached.overlay) + _OVERHEAD_BYTES

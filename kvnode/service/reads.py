@@ -110,6 +110,7 @@ class StrongReads:
 
     def __init__(
         self,
+        names: list[str],
         home: int,
         exchanges: Exchanges,
         registers: Registers,
@@ -120,6 +121,7 @@ class StrongReads:
         epoch: int,
         statistics: Statistics,
     ) -> None:
+        self._names = names
         self._home = home
         self._exchanges = exchanges
         self._registers = registers
@@ -239,7 +241,19 @@ class StrongReads:
         if not gathering.is_hedged and not gathering.number & 7:
             self.hedge.observe(self._runtime.clock.monotonic_s() - gathering.started_s)
         shown = body if body_content(body) else b""
-        self.consensus.on_read_done(gathering.slot, gathering.operations, Result(VALUE, body=shown))
+        operations = gathering.operations
+        explanation = self._explain(gathering) if any(operation.is_explained for operation in operations) else None
+        self.consensus.on_read_done(gathering.slot, operations, Result(VALUE, body=shown, explanation=explanation))
+
+    def _explain(self, gathering: Gathering) -> dict[str, Any]:
+        read = gathering.read
+        answered = read.answered if read is not None else [self._home, *bits(gathering.asked)]
+        return {
+            "path": "second gathering" if gathering.is_second else "digests",
+            "answered": [self._names[index] for index in answered],
+            "repaired": [self._names[index] for index in (read.laggards if read is not None else ())],
+            "hedged": gathering.is_hedged,
+        }
 
     def _close(self, gathering: Gathering) -> None:
         self._exchanges.end(gathering.number)
@@ -342,3 +356,8 @@ class StrongReads:
             if gathering.asked >> index & 1:
                 self._avoid_until_s[index] = now_s + _AVOID_S
         self._ask(gathering, len(gathering.slot.placement.others))
+
+
+def bits(mask: int) -> list[int]:
+    """Return the numbers of the bits that are set, lowest first."""
+    return [number for number in range(mask.bit_length()) if mask >> number & 1]

@@ -65,18 +65,12 @@ class Registers:
         base = self.promise_base.get(key[:2], NO_BALLOT)
         register = CachedRegister(image, max(base, self._restart_promise))
         self._cache[key] = register
-        self._weigh(register)
+        accepted, committed = image.accepted, image.committed
+        held = (accepted.body, accepted.window, committed.body, committed.window, image.overlay)
+        register.size_bytes = _ROW_OVERHEAD_BYTES + sum(map(len, held))
+        self._total_bytes += register.size_bytes
         self._evict(key)
         return register
-
-    def _weigh(self, register: CachedRegister) -> None:
-        """Note the size of a row that was loaded or changed."""
-        image = register.image
-        accepted, committed = image.accepted, image.committed
-        size = _ROW_OVERHEAD_BYTES + len(accepted.body) + len(accepted.window) + len(image.overlay)
-        size += len(committed.body) + len(committed.window)
-        self._total_bytes += size - register.size_bytes
-        register.size_bytes = size
 
     def commit(self, key: bytes, ballot: Ballot, record: Record) -> tuple[Register, Verdict]:
         """Mark a chosen ballot, in memory: no row need carry it before the key's next one (R12)."""
@@ -84,15 +78,15 @@ class Registers:
         verdict = register.commit(ballot, record)
         if verdict is Verdict.DONE:
             register.is_dirty = True
-            if record.body:
-                self._weigh(register)
         return register, verdict
 
-    def on_put(self, register: CachedRegister) -> None:
-        """Note that a row with everything that the register has is on its way."""
+    def on_put(self, register: CachedRegister, value_bytes: int) -> None:
+        """Note that a row with everything that the register has is on its way; `value_bytes` is what it has gained."""
         register.pins += 1
         register.is_dirty = False
-        self._weigh(register)
+        size_bytes = _ROW_OVERHEAD_BYTES + 2 * value_bytes  # accepted and committed: as a rule about equally large
+        self._total_bytes += size_bytes - register.size_bytes
+        register.size_bytes = size_bytes
 
     def flush(self) -> None:
         """Write every commit that is only in memory."""
@@ -102,7 +96,7 @@ class Registers:
 
     def _write(self, key: bytes, register: CachedRegister) -> None:
         image = register.image
-        self.on_put(register)
+        self.on_put(register, len(image.committed.body) + len(image.committed.window))
         self._engine.put(key, image, sync=False, then=lambda: register.on_durable(image))
 
     def _evict(self, loaded: bytes) -> None:

@@ -87,7 +87,8 @@ class Replica:
         """R9, R11: promise, and show everything durable; a promise below the ceiling needs no sync."""
         _, number, epoch, key, ballot = message
         _check(key, ballot)
-        if self._refuses(link, number, epoch):
+        if epoch != self._epoch or self._is_clogged:
+            self._refuse(link, number, epoch)
             return
         register = self._registers.get(key)
         before = register.promise
@@ -100,7 +101,7 @@ class Replica:
             )
         elif register.pins or not self._ceilings.covers(ballot):
             register.image = image = register.image._replace(promised=ballot)
-            self._put(key, register, link, _promise(number, image, register.floor, before))
+            self._put(key, register, 0, link, _promise(number, image, register.floor, before))
         else:
             link.send(_promise(number, register.image, register.floor, before))
 
@@ -108,7 +109,8 @@ class Replica:
         """R10: accept, and acknowledge once it is durable.  A commit that rides along is done first, and stands."""
         _, number, epoch, key, ballot, body, window, base, following, commit = message
         _check(key, ballot)
-        if self._refuses(link, number, epoch):
+        if epoch != self._epoch or self._is_clogged:
+            self._refuse(link, number, epoch)
             return
         if len(body) < BODY_HEADER_BYTES or following <= ballot:
             raise m.MessageError(
@@ -123,7 +125,7 @@ class Replica:
             overlay = image.overlay
             if overlay and entry_version(overlay) <= body:  # a body begins with its version
                 overlay = NO_ENTRY
-            self._put(key, register, link, (m.ACCEPTED, number, overlay))
+            self._put(key, register, len(body) + len(window), link, (m.ACCEPTED, number, overlay))
         elif verdict is _NACK:
             link.send((m.NACK, number, register.promise))
         elif verdict is _UNSEEN:
@@ -164,7 +166,7 @@ class Replica:
         """R6, R20: show the last durable state, as a digest or whole; a read never waits for a sync."""
         _, number, epoch, key, whole = message
         if epoch != self._epoch or len(key) < 5:
-            self._refuses(link, number, epoch)
+            self._refuse(link, number, epoch)
             return
         register = self._registers.get(key)
         if whole:
@@ -182,7 +184,8 @@ class Replica:
         """R29, R30: keep an eventual write that is newer; acknowledge it, or what supersedes it, once that is
         durable."""
         _, number, epoch, key, entry = message
-        if self._refuses(link, number, epoch):
+        if epoch != self._epoch or self._is_clogged:
+            self._refuse(link, number, epoch)
             return
         if len(entry) <= BODY_HEADER_BYTES or len(key) < 5:
             raise m.MessageError(f"an overlay entry of {len(entry)} bytes for a key of {len(key)}")
@@ -192,7 +195,7 @@ class Replica:
         register = self._registers.get(key)
         verdict = register.store(Entry(entry))
         if verdict is _DONE:
-            self._put(key, register, link, (m.WRITTEN, number, 0))
+            self._put(key, register, len(entry), link, (m.WRITTEN, number, 0))
             return
         is_superseded = verdict is not _REPEAT
         self.superseded += is_superseded
@@ -200,30 +203,33 @@ class Replica:
 
     # -- shared
 
-    def _refuses(self, link: Link, number: int, epoch: int) -> bool:
-        """Answer REFUSED if this replica may not change anything for the message; nothing was changed then."""
-        if epoch != self._epoch:
-            link.send((m.REFUSED, number, "stale-epoch", f"the ring's epoch here is {self._epoch}, not {epoch}"))
-            return True
-        if not self._engine.writable:
-            link.send((m.REFUSED, number, "overloaded", "the disk is full up to its reserve (disk_reserve_bytes)"))
-            return True
-        if self._engine.backlog_bytes > BACKLOG_BYTES_MAX:
-            link.send((m.REFUSED, number, "overloaded", f"{BACKLOG_BYTES_MAX} bytes wait for the disk already"))
-            return True
-        return False
+    @property
+    def _is_clogged(self) -> bool:
+        """True while the disk cannot take more: full up to its reserve, or too far behind."""
+        engine = self._engine
+        return engine.backlog_bytes > BACKLOG_BYTES_MAX or not engine.writable
 
-    def _put(self, key: bytes, register: CachedRegister, link: Link, reply: Message) -> None:
+    def _refuse(self, link: Link, number: int, epoch: int) -> None:
+        """Answer REFUSED: nothing was changed, and nothing will be."""
+        if epoch != self._epoch:
+            reason = ("stale-epoch", f"the ring's epoch here is {self._epoch}, not {epoch}")
+        elif not self._engine.writable:
+            reason = ("overloaded", "the disk is full up to its reserve (disk_reserve_bytes)")
+        else:
+            reason = ("overloaded", f"{BACKLOG_BYTES_MAX} bytes wait for the disk already")
+        link.send((m.REFUSED, number, *reason))
+
+    def _put(self, key: bytes, register: CachedRegister, value_bytes: int, link: Link, reply: Message) -> None:
         """Write the register's row; `reply` leaves when it is durable."""
         image = register.image
-        self._registers.on_put(register)
+        self._registers.on_put(register, value_bytes)
         is_synced = not self._unsynced_stores or key[2 : key.index(0, 2)] not in self._unsynced_stores
         self._engine.put(key, image, sync=is_synced, then=_Answer(register, image, link, reply))
 
     def _answer_repeat(self, key: bytes, register: CachedRegister, link: Link, reply: Message) -> None:
         """Answer what was done before: at once if it is durable, else with the group that follows it."""
         if register.pins:
-            self._put(key, register, link, reply)
+            self._put(key, register, 0, link, reply)
         else:
             link.send(reply)
 

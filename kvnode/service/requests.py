@@ -7,7 +7,6 @@ to others: the work (`consensus`, `reads`, `eventual`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
@@ -115,13 +114,14 @@ class Request:
         """Answer that the outcome is unknown."""
         self.answer((m.FAILED, self.number, "outcome-unknown", "unknown", 0, TEXTS[why]))
 
-    def answer_result(self, result: Result, explanation: dict[str, Any] | None = None) -> None:
+    def answer_result(self, result: Result) -> None:
         """Answer with what a round or a read found."""
         kind = result.kind
         if kind is op.APPLIED:
             self.answer((m.APPLIED, self.number, result.version, 0))
         elif kind is op.VALUE:
-            self.answer((m.ITEM, self.number, result.body, explanation or {}))
+            explanation = (result.explanation or {"path": "round"}) if self.is_explained else {}
+            self.answer((m.ITEM, self.number, result.body, explanation))
         elif kind is op.CONFLICT:
             self.answer((m.CONFLICT, self.number, result.body))
         elif kind is op.NOT_APPLIED:
