@@ -111,7 +111,7 @@ class Link(asyncio.Protocol):
 
     `kind` is "client" or "node" (empty before the handshake); `index` is the node's index in the configuration, or -1;
     `facts` are the fields of the other's HELLO or WELCOME; `code` and `reason` say why it ended, and `was_dismissed` is
-    True if they came with the other side's GOODBYE.  `requests` is the handler's count of what is in flight for the link.
+    True if they came with the other side's GOODBYE.  `requests` is the handler's count of what is in flight for it.
     """
 
     __slots__ = (

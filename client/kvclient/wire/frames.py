@@ -189,12 +189,12 @@ def _described(batch: Any) -> str:
 
 
 def _unpack_counted(payload: bytes) -> Any:
-    _count_elements(payload)
+    _count_elements(payload, ELEMENTS_MAX)
     return msgpack.unpackb(payload, max_array_len=ELEMENTS_MAX, max_ext_len=0)
 
 
-def _count_elements(payload: bytes) -> None:
-    """Raise FrameError if `payload` holds, or claims to hold, more than ELEMENTS_MAX elements.
+def _count_elements(payload: bytes, elements_max: int) -> None:
+    """Raise FrameError if `payload` holds, or claims to hold, more than `elements_max` elements.
 
     It follows the headers without building anything: a few steps for a frame that is one large value.
     """
@@ -212,8 +212,8 @@ def _count_elements(payload: bytes) -> None:
         at += skip
         open_elements += members - 1
         elements += members
-        if elements > ELEMENTS_MAX:
-            raise FrameError(f"a frame of {end} bytes holds more than {ELEMENTS_MAX} elements")
+        if elements > elements_max:
+            raise FrameError(f"a frame of {end} bytes holds more than {elements_max} elements")
 
 
 def _layout(first: int) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvclient.wire import messages
@@ -76,6 +76,7 @@ def test_a_refusal_stays_short_however_large_the_message() -> None:
 
 
 @given(st.lists(st.integers() | st.binary() | st.text() | st.none() | st.lists(st.integers()), max_size=12))
+@settings(deadline=None)
 def test_check_raises_message_error_or_nothing(message: list[Any]) -> None:
     try:
         check(message)
