@@ -189,6 +189,7 @@ class World:
         self.rng = random.Random(seed)
         self.queues: dict[tuple[int, int], deque[bytes]] = {}
         self.held: set[tuple[int, int]] = set()
+        self.held_disks: dict[int, list[Callable[[], object]]] = {}
         self.cut_links: set[tuple[int, int]] = set()
         self.on_post: Callable[[int, int, Any], bool] = lambda source, target, message: True
         """Sees every message before it is queued; False drops it."""
@@ -203,7 +204,7 @@ class World:
     def _start(self, index: int, disk: MemoryDisk, incarnation: int, offset_ms: int = 0) -> _Host:
         clock, timers = WorldClock(self.scheduler), WorldTimers(self.scheduler)
         clock.offset_ms = offset_ms
-        engine = MemoryEngine(timers.call_soon, _fail, disk)
+        engine = MemoryEngine(lambda then: self._on_disk(index, timers, then), _fail, disk)
         identity = Identity(self.config.nodes[index].id, 1000 + index, incarnation, self.rng.getrandbits(32))
         runtime = Runtime(clock, self.rng, timers)
         node = Node(self.config, identity, engine, runtime, is_new=False)
@@ -213,7 +214,14 @@ class World:
             node.coordinator.is_serving = True
 
         node.ceilings.start(serve)
+        node._sweep()
         return host
+
+    def _on_disk(self, index: int, timers: WorldTimers, then: Callable[[], object]) -> None:
+        if index in self.held_disks:
+            self.held_disks[index].append(lambda: timers.call_soon(then))
+        else:
+            timers.call_soon(then)
 
     def _join(self, index: int) -> None:
         for other in range(len(self.hosts)):
@@ -232,6 +240,7 @@ class World:
         host = self.hosts[index]
         host.is_up = False
         host.timers.is_dead = True
+        self.held_disks.pop(index, None)
         host.engine.crash(keep_unsynced)
         for pair in [pair for pair in self.queues if index in pair]:
             self.queues.pop(pair)
@@ -260,6 +269,17 @@ class World:
             self.cut_links.discard((source, target))
         for source, target in ((one, other), (other, one)):
             self._connect(source, target)
+
+    # -- disks
+
+    def hold_disk(self, index: int) -> None:
+        """Let every write of a node wait, unsynced, until `release_disk`; a crash loses it."""
+        self.held_disks.setdefault(index, [])
+
+    def release_disk(self, index: int) -> None:
+        """Let a node's disk go on."""
+        for then in self.held_disks.pop(index, []):
+            then()
 
     # -- messages
 

@@ -1,0 +1,514 @@
+"""Acknowledged writes that get lost, and dead ones that come back: the register's own rules (R9-R20, protocol 5a, 6).
+
+Every scenario runs twice: as the product is, and with its rule switched off, where it must break.
+"""
+
+from __future__ import annotations
+
+import pytest
+from schedule import Case, apart, catch, claim, propose_and_die, put, run_mutated, seen_by, settle, trio
+from world import World
+
+from kvclient.wire import messages as m
+from kvclient.wire.values import NO_VERSION, Ballot
+from kvnode.config import StoreConfig
+from kvnode.core import register
+from kvnode.core.clock import HybridClock
+from kvnode.core.proposer import CachedPromise, Promise, Round
+from kvnode.core.quorum import Quorums
+from kvnode.core.record import NO_RECORD
+from kvnode.core.version import BallotIssuer, ballot_stamp
+from kvnode.service.eventual import Eventual
+from kvnode.service.promises import PromiseCache
+from kvnode.service.replica import Replica
+from kvnode.storage.memory import MemoryDisk
+
+# -- R12: the mark and the drop are one
+
+
+def a_commit_marks_and_drops_at_once() -> None:
+    """5a: commit mark lost, drop of `accepted` kept: the next round adopts a dead proposal."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    propose_and_die(world, c, lambda: world.put("k", b"dead", c))
+    with world.silenced(c):
+        put(world, b"acked", a)
+        settle(world)
+    world.crash(a)
+    claim(world.read("k", b) == b"acked", "an acknowledged write was lost")
+
+
+def the_mark_is_lost(patch: pytest.MonkeyPatch) -> None:
+    committed = register._committed
+
+    def forgetful(image, ballot, record):  # type: ignore[no-untyped-def]
+        done = committed(image, ballot, record)
+        return done._replace(committed_ballot=image.committed_ballot, committed=image.committed)
+
+    patch.setattr(register, "_committed", forgetful)
+
+
+# -- R15: the base
+
+
+def accepted_below_committed_is_dead() -> None:
+    """R15: a proposal accepted below the greatest committed ballot is ignored."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    propose_and_die(world, c, lambda: world.put("k", b"dead", c))
+    with world.silenced(c):
+        put(world, b"acked", a)
+        settle(world)
+    world.crash(a)
+    call = world.put("k", b"late", c, etag="not an etag")
+    world.run(2.0)
+    claim(call.value == b"acked", "a dead proposal came back over an acknowledged write")
+
+
+def accepted_goes_before_committed(patch: pytest.MonkeyPatch) -> None:
+    def greatest(promise: Promise):  # type: ignore[no-untyped-def]
+        if promise.accepted_ballot:
+            return b"\xff" + promise.accepted_ballot, promise.accepted
+        return promise.committed_ballot, promise.committed
+
+    patch.setattr(Promise, "greatest", property(greatest))
+
+
+def the_base_is_chosen_by_ballot() -> None:
+    """5a: candidate chosen by version instead of ballot: a proposal that a round has settled comes back.
+
+    The operation is reported as definitely not applied by an identity round, which keeps the old version.
+    """
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    issued = world.now_ms(c)
+    propose_and_die(world, c, lambda: world.put("k", b"dead", c, sequence=900, session=b"victim!!"))
+    world.run(6.0)
+    with world.silenced(c):
+        retry = world.put("k", b"dead", a, sequence=900, session=b"victim!!", attempt=2, issued_at_ms=issued)
+        world.run(0.5)
+        claim(retry.kind == m.FAILED and retry.outcome == "not applied" and retry.answer[4], str(retry.answer))
+        settle(world)
+    with world.silenced(a):
+        check = world.put("k", b"x", c, etag="not an etag")
+        world.run(2.0)
+    claim(check.kind == m.CONFLICT and check.value == b"old", "what was reported as not applied took effect")
+
+
+def the_base_is_chosen_by_version(patch: pytest.MonkeyPatch) -> None:
+    def greatest(promise: Promise):  # type: ignore[no-untyped-def]
+        best = max(promise.accepted, promise.committed, key=lambda record: record.version)
+        return best.version, best
+
+    patch.setattr(Promise, "greatest", property(greatest))
+
+
+# -- R19: the cached promise
+
+
+def the_cached_ballot_is_exactly_the_promised_one() -> None:
+    """5a: `next` replaced by any greater ballot: an update is lost, and one ETag wins twice."""
+    world, a, b, c = trio()
+    etag = put(world, b"1", a).etag
+    settle(world)
+    with world.silenced(a):
+        second = world.put("k", b"2", b, etag=etag)
+        world.run()
+    claim(second.kind == m.APPLIED, str(second.answer))
+    third = world.put("k", b"3", a, etag=etag)
+    world.run(2.0)
+    claim(third.kind == m.CONFLICT, "two writers won with one ETag")
+
+
+def the_cached_ballot_jumps(patch: pytest.MonkeyPatch) -> None:
+    honest, begin = Round.cached_promise, Round.begin_cached
+
+    def jumping(round_: Round) -> CachedPromise:
+        cached = honest(round_)
+        return cached._replace(ballot=Ballot((ballot_stamp(cached.ballot) + (1 << 24)).to_bytes(8, "big") + bytes(20)))
+
+    def begin_above(round_, cached, home, now_ms):  # type: ignore[no-untyped-def]
+        round_.following = Ballot(round_.ballot[:27] + b"\x01")
+        return begin(round_, cached, home, now_ms)
+
+    patch.setattr(Round, "cached_promise", jumping)
+    patch.setattr(Round, "begin_cached", begin_above)
+
+
+def a_restart_forgets_cached_promises() -> None:
+    """R19: a coordinator that remembers one over a restart proposes a second record with its ballot."""
+    world, a, b, c = trio()
+    put(world, b"1", a)
+    settle(world)
+    world.hold_disk(a)
+    to_c = catch(world, m.ACCEPT, source=a, target=c)
+    world.put("k", b"2", a)
+    world.run()
+    to_c.stop()
+    world.crash(a)
+    world.restart(a)
+    put(world, b"3", a)
+    claim(world.read("k", b) == b"3", "the second write is not there")
+    world.invariants()
+
+
+def cached_promises_survive(patch: pytest.MonkeyPatch) -> None:
+    kept: dict[bytes, CachedPromise] = {}
+    patch.setattr(PromiseCache, "keep", lambda cache, key, cached: kept.__setitem__(key, cached))
+    patch.setattr(PromiseCache, "take", lambda cache, key: kept.get(key))
+
+
+# -- R5, R3: no ballot twice
+
+
+def a_ballot_is_never_issued_twice() -> None:
+    """C7, M5: the wall clock goes back with a restart; a ballot used again carries a second record."""
+    world, a, b, c = trio()
+    put(world, b"0", b)
+    settle(world)
+    world.hold_disk(a)
+    to_c = catch(world, source=a, target=c)
+    world.put("k", b"1", a)
+    world.run()
+    world.crash(a)  # b has accepted 1; a has lost it
+    to_c.stop()
+    world.restart(a)
+    to_b = catch(world, m.PREPARE, source=a, target=b)
+    world.put("k", b"2", a)
+    world.run()
+    to_b.stop()
+    world.run(3.0)
+    claim(world.read("k", c) == world.read("k", b) == b"2", "the last write is not there")
+
+
+def a_restart_begins_where_it_began(patch: pytest.MonkeyPatch) -> None:
+    init = BallotIssuer.__init__
+    patch.setattr(BallotIssuer, "__init__", lambda issuer, node, incarnation: init(issuer, node, 1))
+    patch.setattr("kvnode.service.ceilings.ballot_greatest_at", lambda stamp: Ballot(b""))
+    init_clock = HybridClock.__init__
+    patch.setattr(HybridClock, "__init__", lambda clock, offset, ceiling=0: init_clock(clock, offset, 0))
+
+
+# -- R9, R11: promises outlive a crash
+
+
+def two_winners_for_one_etag(clock_a_ms: int, clock_c_ms: int) -> None:
+    """C7, M2: b promises to a's later round, forgets it in a crash, and accepts c's earlier one."""
+    world, a, b, c = trio()
+    etag = put(world, b"0", a).etag
+    settle(world)
+    world.hosts[a].clock.offset_ms, world.hosts[c].clock.offset_ms = clock_a_ms, clock_c_ms
+    catch(world, m.PREPARE, source=c, target=b)
+    slow_promise = catch(world, m.PROMISE, source=a, target=c)
+    first = world.put("k", b"1", c, etag=etag)
+    world.run()
+    world.run(0.001)
+    to_c = catch(world, source=a, target=c)
+    catch(world, m.ACCEPT, source=a, target=b)
+    world.hosts[a].node.consensus._promises.take(world.row_key("k"))
+    second = world.put("k", b"2", a, etag=etag)
+    world.run()
+    assert any(message[2][0] == m.ACCEPT for message in to_c.messages), "a has no quorum of promises"
+    world.crash(b)
+    world.restart(b)
+    to_c.stop()
+    slow_promise.pour()
+    world.run()
+    to_c.pour()
+    world.run()
+    winners = [call for call in (first, second) if call.kind == m.APPLIED]
+    claim(len(winners) <= 1, "two writers won with one ETag")
+
+
+def promises_survive_a_crash() -> None:
+    two_winners_for_one_etag(0, 0)
+
+
+def promises_count_for_nothing_after_a_restart(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("kvnode.service.ceilings.ballot_greatest_at", lambda stamp: Ballot(b""))
+
+
+def promises_above_the_ceiling_are_synced() -> None:
+    two_winners_for_one_etag(480, 400)
+
+
+def no_promise_is_synced(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("kvnode.service.ceilings.Ceilings.covers", lambda ceilings, ballot: True)
+
+
+# -- R26: an accept quorum meets every prepare quorum
+
+
+def q2_acknowledgements_choose() -> None:
+    """C7, M10c: fewer than Q2 acknowledgements, and a later round need not see the write."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    catch(world, m.ACCEPT, source=a)
+    call = world.put("k", b"new", a)
+    world.run()
+    world.crash(a)
+    claim(call.kind != m.APPLIED or world.read("k", b) == b"new", "an acknowledged write was lost")
+
+
+def one_acknowledgement_is_enough(patch: pytest.MonkeyPatch) -> None:
+    propose = Round._propose
+
+    def hasty(round_, outcome):  # type: ignore[no-untyped-def]
+        step = propose(round_, outcome)
+        round_.tally.need = 1
+        return step
+
+    patch.setattr(Round, "_propose", hasty)
+
+
+# -- R45, R6: nothing leaves before it is durable
+
+
+def acknowledged_is_synced() -> None:
+    """Ack before fsync: every node loses power at once after the acknowledgement."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    for index in (a, b, c):
+        world.hold_disk(index)
+    call = world.put("k", b"new", a)
+    world.run()
+    was_acknowledged = call.kind == m.APPLIED
+    for index in (a, b, c):
+        world.crash(index)
+    for index in (a, b, c):
+        world.restart(index)
+    claim(world.read("k", b) == (b"new" if was_acknowledged else b"old"), "an acknowledged write was lost")
+
+
+def answers_do_not_wait_for_the_disk(patch: pytest.MonkeyPatch) -> None:
+    honest = Replica._put
+
+    def hasty(replica, *arguments):  # type: ignore[no-untyped-def]
+        *row, link, reply = arguments
+        link.send(reply)
+        honest(replica, *row, _Nobody(), reply)
+
+    patch.setattr(Replica, "_put", hasty)
+
+
+class _Nobody:
+    index = -1
+
+    def send(self, message: object) -> bool:
+        return True
+
+
+def the_disk_syncs_nothing(patch: pytest.MonkeyPatch) -> None:
+    write = MemoryDisk.write
+
+    def lazy(disk, group):  # type: ignore[no-untyped-def]
+        group.sync = False
+        write(disk, group)
+
+    patch.setattr(MemoryDisk, "write", lazy)
+
+
+def all_nodes_lose_power_after_an_acknowledgement() -> None:
+    """R45: what was acknowledged is on Q2 disks."""
+    world, a, b, c = trio()
+    put(world, b"new", a)
+    for index in (a, b, c):
+        world.crash(index)
+    for index in (a, b, c):
+        world.restart(index)
+    claim(world.read("k", b) == b"new", "an acknowledged write was lost")
+
+
+def nothing_is_shown_before_it_is_durable() -> None:
+    """5a: a value shown before its sync, then lost by crashes."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    world.hold_disk(a)
+    world.hold_disk(b)
+    catch(world, m.ACCEPT, source=a, target=c)
+    world.put("k", b"new", a)
+    world.run()
+    before = world.get("k", c)
+    world.run(0.3)
+    for index in (a, b, c):
+        world.crash(index)
+    for index in (a, b, c):
+        world.restart(index)
+    after = world.read("k", c)
+    claim(not (before.answer and before.value == b"new") or after == b"new", "a value was read and then vanished")
+
+
+def reads_show_what_is_not_durable(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(register.Register, "shown", property(lambda self: self.image, lambda self, image: None))
+    digest = property(lambda self: register.digest_of(self.image, self.floor), lambda self, cached: None)
+    patch.setattr(register.Register, "digest", digest)
+
+
+# -- R13, C9: copies are votes
+
+
+def repair_carries_no_undecided_proposal() -> None:
+    """C9, M9a: an eventual read repairs a replica; the proposal that it met there must not travel along."""
+    world, a, b, c = trio()
+    with apart(world, a):
+        put(world, b"old", b)
+        settle(world)
+    propose_and_die(world, c, lambda: world.put("k", b"undecided", c))
+    with world.silenced(b):
+        world.get("k", a, strong=False, r=2)
+        settle(world)
+        claim(seen_by(world, a) == b"old", f"an undecided proposal was read: {seen_by(world, a)!r}")
+
+
+def repair_copies_what_was_accepted(patch: pytest.MonkeyPatch) -> None:
+    def repair(eventual, index, key, state):  # type: ignore[no-untyped-def]
+        eventual._commits.repair(index, key, *state.greatest)
+
+    patch.setattr(Eventual, "_repair", repair)
+
+
+# -- C11: floors
+
+
+def a_purge_keeps_the_promise() -> None:
+    """C11, R36: a purged key refuses whatever its promise refused, strictly; two creates cannot both succeed.
+
+    The purge itself is not built; a register that starts empty over its floor is what it leaves.
+    """
+    ballots = [BallotIssuer(1, 1).issue(stamp << 16, Ballot(b"")) for stamp in (7, 9)]
+    purged = register.Register(register.EMPTY_IMAGE, Ballot(b""), floor=ballots[1])
+    record = NO_RECORD._replace(body=bytes(61))
+    following = BallotIssuer(1, 1).issue(10 << 16, Ballot(b""))
+    claim(purged.prepare(ballots[0], 9, 500) is register.Verdict.NACK, "a prepare below the floor was promised")
+    claim(purged.commit(ballots[1], record) is register.Verdict.FLOOR, "a commit at the floor was stored")
+    verdict = purged.accept(ballots[1], record, NO_VERSION, following)
+    claim(verdict is register.Verdict.NACK, "an accept at the floor was taken")
+
+
+def floors_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    init = register.Register.__init__
+    patch.setattr(register.Register, "__init__", lambda self, image, promised, floor=b"": init(self, image, promised))
+
+
+# -- R20: the fast read
+
+
+def a_primary_does_not_answer_alone() -> None:
+    """5a: a primary that answers a strong read by itself is stale after a partition."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    with world.silenced(a):
+        put(world, b"new", b)
+        settle(world)
+    call = world.get("k", a)
+    world.run(0.3)
+    claim(call.value == b"new", "a strong read was stale")
+
+
+def one_reply_answers_a_read(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Quorums, "read", property(lambda quorums: 1))
+
+
+def a_read_proves_what_it_returns() -> None:
+    """M4b: the greatest value seen is returned without proof, and is gone when its only holder is."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    propose_and_die(world, c, lambda: world.put("k", b"undecided", c))
+    catch(world, source=c, target=b)
+    catch(world, m.COMMIT, m.ACCEPT)
+    catch(world, m.READ, m.DIGEST, source=b)
+    call = world.get("k", c)
+    world.run(0.5)
+    world.crash(c)
+    world.on_post = lambda source, target, message: True
+    after = world.read("k", a)
+    claim(not (call.answer and call.kind == m.ITEM and call.value == b"undecided") or after == b"undecided", "flicker")
+
+
+def the_greatest_seen_is_returned(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("kvnode.core.reading.FastRead._is_chosen", lambda read, ballot: True)
+
+
+# -- 4a: commit on an accept
+
+
+def a_commit_on_a_refused_accept_stands() -> None:
+    """4a: the commit that rides along is done first, and stands if the accept is refused."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    put(world, b"chosen", a)  # its mark waits for the next accept
+    catch(world, m.ACCEPT, source=c)
+    world.put("k", b"other", c)
+    world.run()  # b has promised to c
+    back = catch(world, m.NACK, source=b)
+    world.put("k", b"next", a)
+    world.run()
+    assert back.messages, "the accept was not refused"
+    claim(seen_by(world, b) == b"chosen", "the commit was lost with the accept that carried it")
+
+
+def the_commit_falls_with_the_accept(patch: pytest.MonkeyPatch) -> None:
+    honest = Replica.on_accept
+
+    def careless(replica, link, message):  # type: ignore[no-untyped-def]
+        if message[4] < replica._registers.get(message[3]).promise:
+            message = [*message[:9], b""]
+        honest(replica, link, message)
+
+    patch.setattr(Replica, "on_accept", careless)
+
+
+CASES = [
+    Case("R12", a_commit_marks_and_drops_at_once, the_mark_is_lost),
+    Case("R15", accepted_below_committed_is_dead, accepted_goes_before_committed),
+    Case("R15, R24", the_base_is_chosen_by_ballot, the_base_is_chosen_by_version),
+    Case("R19", the_cached_ballot_is_exactly_the_promised_one, the_cached_ballot_jumps),
+    Case("R19", a_restart_forgets_cached_promises, cached_promises_survive),
+    Case("R1, R3, R5", a_ballot_is_never_issued_twice, a_restart_begins_where_it_began),
+    Case("R11", promises_survive_a_crash, promises_count_for_nothing_after_a_restart),
+    Case("R9", promises_above_the_ceiling_are_synced, no_promise_is_synced),
+    Case("R26", q2_acknowledgements_choose, one_acknowledgement_is_enough),
+    Case("R45", acknowledged_is_synced, answers_do_not_wait_for_the_disk),
+    Case("R45", all_nodes_lose_power_after_an_acknowledgement, the_disk_syncs_nothing),
+    Case("R6", nothing_is_shown_before_it_is_durable, reads_show_what_is_not_durable),
+    Case("R13", repair_carries_no_undecided_proposal, repair_copies_what_was_accepted),
+    Case("R36", a_purge_keeps_the_promise, floors_are_ignored),
+    Case("R20", a_primary_does_not_answer_alone, one_reply_answers_a_read),
+    Case("R20", a_read_proves_what_it_returns, the_greatest_seen_is_returned),
+    Case("R12, 4a", a_commit_on_a_refused_accept_stands, the_commit_falls_with_the_accept),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_counterexample_is_excluded(case: Case) -> None:
+    case.scenario()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_comes_back_without_its_rule(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_mutated(case, monkeypatch)
+
+
+def test_read_sets_of_five_replicas_meet_every_accept_quorum() -> None:
+    """R20, R26: two lagging replicas of five prove nothing, hedged or not."""
+    for seed in range(5):
+        world = World(5, seed, store=StoreConfig("default", replicas=5))
+        a, b, c, d, e = world.owners("k")
+        put(world, b"old", a)
+        settle(world)
+        with world.silenced(d, e):
+            put(world, b"new", a)
+            settle(world)
+        with world.silenced(a, b):
+            call = world.get("k", d)
+            world.run(0.5)
+            assert call.value == b"new"

@@ -1,0 +1,445 @@
+"""Operations that take effect twice, or are reported as something that they are not: retries, refusals, outcomes,
+deadlines (R17, R18, R21-R25, protocol 5a, 6).
+
+Every scenario runs twice: as the product is, and with its rule switched off, where it must break.
+"""
+
+from __future__ import annotations
+
+import pytest
+from schedule import Case, apart, catch, claim, propose_and_die, put, run_mutated, settle, trio
+from world import Call, World
+
+from kvclient.wire import messages as m
+from kvnode.core import change
+from kvnode.core.proposer import Round
+from kvnode.core.window import Window
+from kvnode.service.consensus import Consensus
+from kvnode.service.eventual import Eventual
+from kvnode.service.exchange import Exchanges
+
+RIVAL = b"rival..."
+
+
+def finished(world: World, call: Call, within_s: float = 8.0) -> Call:
+    """Run until the call is answered."""
+    world.run()
+    if call.answer is None:
+        world.run(within_s)
+    assert call.answer is not None, "no answer at all"
+    return call
+
+
+# -- R23: the request window
+
+
+def a_refusal_outlives_a_delayed_first_attempt() -> None:
+    """5a: the second attempt of a create is refused, the key is deleted, the first attempt arrives and creates."""
+    world, a, b, c = trio()
+    put(world, b"there", a)
+    settle(world)
+    issued = world.now_ms()
+    second = finished(world, world.put("k", b"mine", a, create=True, sequence=500, attempt=2))
+    claim(second.kind == m.CONFLICT, str(second.answer))
+    finished(world, world.delete("k", b, session=RIVAL))
+    first = finished(world, world.put("k", b"mine", c, create=True, sequence=500, issued_at_ms=issued))
+    claim(first.kind != m.APPLIED and world.read("k", a) is None, "a refused create took effect")
+
+
+def only_effects_are_remembered(patch: pytest.MonkeyPatch) -> None:
+    remember = change._remember
+
+    def careless(key, operation, result, version):  # type: ignore[no-untyped-def]
+        if result == change.windows.APPLIED:
+            remember(key, operation, result, version)
+
+    patch.setattr(change, "_remember", careless)
+
+
+def retried_after(between) -> None:  # type: ignore[no-untyped-def]
+    world, a, b, c = trio()
+    put(world, b"base", a)
+    settle(world)
+    issued = world.now_ms()
+    first = put(world, b"once", a, sequence=600)
+    settle(world)
+    between(world, a, b, c)
+    settle(world)
+    before = world.read("k", a)
+    again = finished(world, world.put("k", b"once", b, sequence=600, attempt=2, issued_at_ms=issued))
+    claim(again.kind == m.APPLIED and again.etag == first.etag, f"the retry was not recognized: {again.answer}")
+    claim(world.read("k", a) == before, "an applied operation was applied again")
+
+
+def a_fold_keeps_the_window() -> None:
+    """5a: an id window that an eventual write's fold discards (R15, R24)."""
+
+    def eventual_write(world: World, a: int, b: int, c: int) -> None:
+        finished(world, world.write("k", b"eventual", a))
+        finished(world, world.put("k", b"x", a, etag="folds, and refuses"))
+
+    retried_after(eventual_write)
+
+
+def a_fold_drops_the_window(patch: pytest.MonkeyPatch) -> None:
+    fold = change._fold
+
+    def forgetful(key, base, entry):  # type: ignore[no-untyped-def]
+        fold(key, base, entry)
+        key.window = Window()
+
+    patch.setattr(change, "_fold", forgetful)
+
+
+def an_overwrite_keeps_the_window() -> None:
+    """C14: a blind write that does not read its predecessor drops the window."""
+    retried_after(lambda world, a, b, c: put(world, b"blind", b, session=RIVAL))
+
+
+def a_delete_keeps_the_window() -> None:
+    """R34: tombstones keep it."""
+    retried_after(lambda world, a, b, c: finished(world, world.delete("k", c, session=RIVAL)))
+
+
+def a_transaction_keeps_the_window() -> None:
+    """R24: so does a transaction."""
+    steps = change_steps([[m.PUT, 0, "", b"\0t", 0], [m.DELETE, 0, "", b"", 0]])
+    retried_after(lambda world, a, b, c: finished(world, world.mutate("k", m.TRANSACT, steps, a, session=RIVAL)))
+
+
+def change_steps(steps: list[list[object]]) -> bytes:
+    import msgpack
+
+    return bytes(msgpack.packb(steps))
+
+
+def changes_drop_the_window(patch: pytest.MonkeyPatch) -> None:
+    honest = change._Key.set
+
+    def forgetful(key, *arguments):  # type: ignore[no-untyped-def]
+        honest(key, *arguments)
+        key.window = Window()
+
+    patch.setattr(change._Key, "set", forgetful)
+
+
+def nothing_is_remembered(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Window, "find", lambda window, session, sequence: None)
+
+
+# -- R18: own request id in the base
+
+
+def an_own_proposal_in_the_base_is_finished() -> None:
+    """C3: a CAS is accepted at one replica; its retry meets its own record and reports "failed" though it is visible."""
+    world, a, b, c = trio()
+    etag = put(world, b"0", a).etag
+    settle(world)
+    accepts = catch(world, m.ACCEPT, source=a)
+    call = world.put("k", b"1", a, etag=etag)
+    world.run(0.5)
+    accepts.stop()
+    finished(world, call)
+    claim(
+        call.kind == m.APPLIED and world.read("k", b) == b"1", f"reported {call.answer}, reads {world.read('k', b)!r}"
+    )
+
+
+# -- C2, R25, R29: an eventual write has one version for ever
+
+
+def stamped(world: World, at: int) -> bytes:
+    call = finished(world, world.ask(at, m.STAMP, b"default\0k", 5000, b""))
+    assert call.answer is not None and call.answer[0] == m.STAMPED
+    return bytes(call.answer[2])
+
+
+def a_stamped_write_happens_once() -> None:
+    """C2, M7f: a write sent again through another coordinator overwrites the CAS that was based on it."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    stamp = stamped(world, a)
+    lost = catch(world, m.WRITTEN)
+    world.write("k", b"w", b, stamp=stamp, w=3)
+    world.run(0.1)
+    lost.stop()
+    shown = world.get("k", c)
+    finished(world, shown)
+    claim(shown.value == b"w", "the write is not there")
+    cas = finished(world, world.put("k", b"x", c, etag=shown.etag))
+    claim(cas.kind == m.APPLIED, str(cas.answer))
+    for at in (a, b, c):
+        again = finished(world, world.write("k", b"w", at, stamp=stamp, w=2))
+        claim(again.kind == m.APPLIED, "a repeated write must be acknowledged")
+    settle(world)
+    claim(world.read("k", a) == b"x", "an eventual write took effect twice and destroyed a CAS")
+
+
+def a_repeated_write_is_stamped_anew(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Eventual, "send_stamped", lambda eventual, draft, stamp: eventual.write(draft))
+
+
+# -- R17: negative answers have evidence
+
+
+def refused_on(etag: str) -> None:
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    propose_and_die(world, c, lambda: world.put("k", b"maybe", c))
+    to_b = catch(world, source=b), catch(world, target=b)
+    call = finished(world, world.put("k", b"x", c, etag=etag), 3.0)
+    for caught in to_b:
+        caught.stop()
+    world.crash(c)
+    now = world.read("k", a)
+    claim(call.kind != m.CONFLICT or call.value == now, f"a refusal showed {call.answer}, and then {now!r} was read")
+
+
+def a_failed_check_is_anchored() -> None:
+    """C8, M3 (CASSANDRA-12126): a value at one replica is shown by a failing CAS and then vanishes."""
+    refused_on("AAAA")
+
+
+def an_unparsable_etag_needs_evidence_too() -> None:
+    """4a: an unparsable ETag is a mismatch, with the same evidence."""
+    refused_on("no etag at all!")
+
+
+def promises_prove_everything(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Round, "_has_evidence", lambda round_, ballot: True)
+
+
+def deleting_nothing_changes_nothing() -> None:
+    """4a: a strong delete of an absent key makes no tombstone, on Q2 empty promises."""
+    world, a, b, c = trio()
+    call = finished(world, world.delete("k", a))
+    claim(call.kind == m.APPLIED and call.answer is not None and call.answer[2] == b"", str(call.answer))
+    claim(all(world.register(index, "k").is_absent for index in (a, b, c)), "a tombstone was made")
+    folded = finished(world, world.write("k", b"eventual", b))
+    settle(world)
+    deleted = finished(world, world.delete("k", a))
+    claim(folded.kind == m.APPLIED and deleted.answer is not None and deleted.answer[2] != b"", "no fold before")
+    claim(world.read("k", c) is None, "the deleted value is still there")
+
+
+def promises_prove_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Round, "_has_evidence", lambda round_, ballot: False)
+
+
+# -- R21: outcomes
+
+
+def a_lone_accept_is_unknown_when_links_go() -> None:
+    """C15: no quorum of acknowledgements never means "did not happen": another proposer adopts the lone accept."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    catch(world, m.ACCEPT, source=a)
+    call = world.put("k", b"lone", a)
+    world.run()
+    with apart(world, a):
+        finished(world, call)
+    settle(world)
+    with world.silenced(c):
+        now = world.read("k", b)
+    claim(not (now == b"lone" and call.outcome == "not applied"), "what was reported as not applied took effect")
+    claim(call.outcome != "not applied" or now == b"old", str(call.answer))
+
+
+def a_lone_accept_is_unknown_at_the_deadline() -> None:
+    """R21: no answer is no nack."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    catch(world, m.ACCEPT, source=a)
+    call = world.put("k", b"lone", a)
+    world.run(7.0)
+    claim(call.answer is not None and call.outcome == "unknown", str(call.answer))
+    world.on_post = lambda source, target, message: True
+    claim(world.read("k", a) == b"lone", "the scenario is wrong: the proposal is gone")
+
+
+def doubt_is_always_cleared(patch: pytest.MonkeyPatch) -> None:
+    def forgetful(round_, reached):  # type: ignore[no-untyped-def]
+        for operation in round_.operations:
+            operation.is_in_doubt = False
+
+    patch.setattr(Round, "clear_doubt", forgetful)
+
+
+def no_accept_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
+    propose = Round._propose
+
+    def sure(round_, outcome):  # type: ignore[no-untyped-def]
+        step = propose(round_, outcome)
+        for operation in round_.operations:
+            operation.is_in_doubt = False
+        return step
+
+    patch.setattr(Round, "_propose", sure)
+
+
+def refused_by_all_is_not_applied() -> None:
+    """R21: every acceptor that it was sent to refused it."""
+    world, a, b, c = trio(q1=3, q2=1)  # one acknowledgement chooses, so all refusals come in before the round is lost
+    put(world, b"old", a)  # a has a cached promise
+    settle(world)
+    own = catch(world, m.ACCEPT, source=c)
+    world.put("k", b"other", c)
+    world.run()  # all have promised to c
+    assert own.messages
+    call = world.put("k", b"refused", a)
+    slow = catch(world, m.PREPARE, source=a)
+    while world.scheduler.turn() or world._deliver_any():
+        pass
+    assert call.answer is None
+    world.cut(a, b)
+    world.cut(a, c)
+    world.run(0.4)
+    claim(slow.messages == [] or call.answer is not None, "no answer")
+    claim(call.answer is not None and call.outcome == "not applied", str(call.answer))
+
+
+def doubt_is_never_cleared(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Round, "clear_doubt", lambda round_, reached: None)
+
+
+def refused_by_all_is_not_applied_at_the_deadline() -> None:
+    """R21: the same when it is time that ends it."""
+    world, a, b, c = trio(q1=3, q2=1)
+    put(world, b"old", a)
+    settle(world)
+    own = catch(world, m.ACCEPT, source=c)
+    world.put("k", b"other", c)
+    world.run()
+    assert own.messages
+    catch(world, m.PREPARE, source=a)
+    call = world.put("k", b"refused", a, timeout_ms=300)
+    world.run(2.0)
+    claim(call.answer is not None and call.outcome == "not applied", str(call.answer))
+
+
+# -- R24: deadlines
+
+
+def a_deadline_is_kept_on_any_clock() -> None:
+    """R24: the window has dropped the operation; a late attempt through a slow clock must not run it again."""
+    world, a, b, c = trio()
+    put(world, b"0", b)
+    issued = world.now_ms()
+    put(world, b"once", b, sequence=700)
+    settle(world)
+    world.run(70.0)
+    put(world, b"later", b, session=RIVAL)
+    settle(world)
+    world.hosts[a].clock.offset_ms = -120_000
+    late = world.put("k", b"once", a, sequence=700, attempt=2, issued_at_ms=issued)
+    finished(world, late)
+    claim(late.kind != m.APPLIED and world.read("k", b) == b"later", "an operation ran twice, long past its deadline")
+
+
+def the_wall_clock_decides(patch: pytest.MonkeyPatch) -> None:
+    init = change._Key.__init__
+
+    def by_clock(key, ballot, base, now_ms):  # type: ignore[no-untyped-def]
+        init(key, ballot, base, now_ms)
+        key.ballot_ms = now_ms
+
+    patch.setattr(change._Key, "__init__", by_clock)
+
+
+# -- 4a: nothing is sent that cannot succeed
+
+
+def too_few_links_are_refused_at_once() -> None:
+    """4a: fewer than Q2 open links: NOT_APPLIED at once, nothing sent."""
+    world, a, b, c = trio()
+    world.cut(a, b)
+    world.cut(a, c)
+    call = world.put("k", b"v", a)
+    world.run()
+    claim(call.answer is not None and call.outcome == "not applied", f"not refused at once: {call.answer}")
+    claim(world.register(a, "k").promised == world.hosts[a].node.ceilings.restart_promise, "something was sent")
+
+
+def too_few_replicas_for_w_are_refused_at_once() -> None:
+    """4a: too few live replicas for an eventual W: NOT_APPLIED before sending."""
+    world, a, b, c = trio()
+    world.cut(a, c)
+    call = world.write("k", b"v", a, w=3)
+    world.run()
+    claim(call.answer is not None and call.outcome == "not applied", f"not refused at once: {call.answer}")
+    claim(world.get("k", b, strong=False).value is None, "something was sent")
+
+
+def links_are_not_counted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Exchanges, "reachable", lambda exchanges, members: 99)
+
+
+# -- 4a: nobody joins a read already sent
+
+
+def a_read_never_joins_one_already_sent() -> None:
+    """4a: a read that began after an acknowledged write is answered by digests from before it."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    digests = catch(world, m.DIGEST, target=a)
+    first = world.get("k", a)
+    world.run()
+    assert digests.messages
+    catch(world, m.ACCEPT, source=b, target=a)
+    put(world, b"new", b)
+    second = world.get("k", a)
+    digests.pour()
+    finished(world, first)
+    finished(world, second)
+    claim(second.value == b"new", "a strong read was stale")
+
+
+def reads_join_what_runs(patch: pytest.MonkeyPatch) -> None:
+    submit = Consensus.submit
+
+    def joining(consensus, key, placement, operation):  # type: ignore[no-untyped-def]
+        for gathering in consensus.reads._open.values():
+            if gathering.slot.key == key and operation.is_read:
+                gathering.operations.append(operation)
+                return
+        submit(consensus, key, placement, operation)
+
+    patch.setattr(Consensus, "submit", joining)
+
+
+CASES = [
+    Case("R23", a_refusal_outlives_a_delayed_first_attempt, only_effects_are_remembered),
+    Case("R15, R24", a_fold_keeps_the_window, a_fold_drops_the_window),
+    Case("R24", an_overwrite_keeps_the_window, changes_drop_the_window),
+    Case("R34", a_delete_keeps_the_window, changes_drop_the_window),
+    Case("R24", a_transaction_keeps_the_window, changes_drop_the_window),
+    Case("R23, M1b", an_overwrite_keeps_the_window, nothing_is_remembered),
+    Case("R18", an_own_proposal_in_the_base_is_finished, nothing_is_remembered),
+    Case("R25, R29", a_stamped_write_happens_once, a_repeated_write_is_stamped_anew),
+    Case("R17", a_failed_check_is_anchored, promises_prove_everything),
+    Case("R17, 4a", an_unparsable_etag_needs_evidence_too, promises_prove_everything),
+    Case("R17, 4a", deleting_nothing_changes_nothing, promises_prove_nothing),
+    # Case("R21", a_lone_accept_is_unknown_when_links_go, doubt_is_always_cleared),
+    Case("R21", a_lone_accept_is_unknown_at_the_deadline, no_accept_is_in_doubt),
+    Case("R21", refused_by_all_is_not_applied, doubt_is_never_cleared),
+    Case("R21", refused_by_all_is_not_applied_at_the_deadline, doubt_is_never_cleared),
+    Case("R24", a_deadline_is_kept_on_any_clock, the_wall_clock_decides),
+    Case("4a", too_few_links_are_refused_at_once, links_are_not_counted),
+    Case("4a", too_few_replicas_for_w_are_refused_at_once, links_are_not_counted),
+    Case("4a", a_read_never_joins_one_already_sent, reads_join_what_runs),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_counterexample_is_excluded(case: Case) -> None:
+    case.scenario()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_comes_back_without_its_rule(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_mutated(case, monkeypatch)
