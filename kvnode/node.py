@@ -84,6 +84,7 @@ class Node:
         self.consensus.reads, self.reads.consensus = self.reads, self.consensus
         self.eventual = Eventual(
             names,
+            self.home,
             self.exchanges,
             self.registers,
             self.ceilings,

@@ -26,6 +26,8 @@ class Change(NamedTuple):
     etag: str
     content: bytes
     ttl_ms: int
+    w: int = 0
+    """Acknowledgements to wait for, if more than the quorum (R27)."""
 
 
 async def mutate(
@@ -39,7 +41,7 @@ async def mutate(
     deadline_s = cluster.loop.time() + timeout_s
     if operation is not None:
         return await _mutate_named(cluster, change, deadline_s, operation), operation.issued_at_ms
-    name, action, check, etag, content, ttl_ms = change
+    name, action, check, etag, content, ttl_ms, w = change
     link = cluster.pick(name) or await retries.Tour(cluster, name, deadline_s).next()
     now_s = cluster.loop.time()
     session = cluster.session
@@ -47,7 +49,7 @@ async def mutate(
     issued_at_ms = link.server_ms(now_s)
     deadline_ms = issued_at_ms + max(1, round((deadline_s - now_s) * 1000))
     message = [MUTATE, 0, name, session.id, sequence, 1, session.mark(name), issued_at_ms, deadline_ms]
-    message += (action, check, etag, content, ttl_ms)
+    message += (action, check, etag, content, ttl_ms, w)
     try:
         answer = await link.ask(message, deadline_s, len(content))
         if answer[0] != APPLIED and answer[0] != CONFLICT:
@@ -72,9 +74,9 @@ async def _mutate_named(cluster: Cluster, change: Change, deadline_s: float, ope
     It may have been sent before, by anyone: so it begins as a second attempt (whose refusal is recorded, R23) and with
     mark 0, and a refusal of this call alone never says that the operation was not applied.
     """
-    name, action, check, etag, content, ttl_ms = change
+    name, action, check, etag, content, ttl_ms, w = change
     message = [MUTATE, 0, name, operation.session, operation.sequence, 2, 0, *operation[2:]]
-    message += (action, check, etag, content, ttl_ms)
+    message += (action, check, etag, content, ttl_ms, w)
     again = retries.Settlement(
         cluster, message, deadline_s, may_repeat=True, operation_id=str(operation), is_named=True
     )

@@ -78,11 +78,12 @@ class ReadPlan(NamedTuple):
 
 
 class WritePlan(NamedTuple):
-    """How a write is sent: `strong` as MUTATE, otherwise as WRITE with `w` (0: any)."""
+    """How a write is sent: `strong` as MUTATE with `strong_w` (0: the quorum), otherwise as WRITE with `w` (0: any)."""
 
     strong: bool
     first_write: bool
     w: int
+    strong_w: int
 
 
 def plan_read(settings: StoreSettings, options: Options) -> ReadPlan:
@@ -91,7 +92,7 @@ def plan_read(settings: StoreSettings, options: Options) -> ReadPlan:
     r = settings.r if options.r is None else options.r
     _check_copies("r", r, settings.replicas)
     if consistency == "strong":
-        return ReadPlan(1, max(r, settings.replicas - settings.q2 + 1))
+        return ReadPlan(1, 0 if options.r is None else r)  # the store's r is for eventual reads
     return ReadPlan(0, max(r, settings.majority) if consistency == "quorum" else r)
 
 
@@ -110,7 +111,8 @@ def plan_write(settings: StoreSettings, options: Options) -> WritePlan:
     if consistency == "quorum":
         copies = max(copies, settings.majority)
     first_write = concurrency == "first-write"
-    return WritePlan(consistency == "strong" or first_write, first_write, copies)
+    strong_w = 0 if options.w is None else copies  # the store's w is for eventual writes
+    return WritePlan(consistency == "strong" or first_write, first_write, copies, strong_w)
 
 
 def _consistency(settings: StoreSettings, options: Options) -> str:

@@ -198,8 +198,8 @@ class Store:
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
         plan = self._plan_write(consistency, concurrency, w)
         if plan.strong or create or etag is not None or operation_id is not None:
-            self._check_strong_w(w)
-            change = Change(name, PUT, check_of(plan, etag, create), etag_on_wire(etag), content, ttl_ms)
+            check = check_of(plan, etag, create)
+            change = Change(name, PUT, check, etag_on_wire(etag), content, ttl_ms, plan.strong_w)
             answer, issued_at_ms = await mutations.mutate(self._cluster, change, timeout_s, operation_id)
             return results.item_applied(self._seen, key, change, answer, issued_at_ms)
         answer = await mutations.write(
@@ -269,9 +269,8 @@ class Store:
             answer = await mutations.write(self._cluster, name, plan.w, b"", 0, timeout_s, exactly_once=exactly_once)
             self._seen.note(name, Version(answer[2]))
             return
-        self._check_strong_w(w)
         check = CHECK_NONE if etag is None else check_of(plan, etag, create=False)
-        change = Change(name, DELETE, check, etag_on_wire(etag), b"", 0)
+        change = Change(name, DELETE, check, etag_on_wire(etag), b"", 0, plan.strong_w)
         answer, _ = await mutations.mutate(self._cluster, change, timeout_s, operation_id)
         results.version_applied(self._seen, key, change, answer)
 
@@ -343,11 +342,6 @@ class Store:
         if size > most:
             raise InvalidRequest(f"the value has {size} bytes, more than the {most} that the cluster takes")
         return content
-
-    def _check_strong_w(self, w: Copies | None) -> None:
-        if isinstance(w, int) and w > self._settings.q2:
-            q2 = self._settings.q2
-            raise InvalidRequest(f"w={w}: a strong write waits for its quorum of {q2}; say more in the store's q2")
 
     def _plan_read(self, consistency: Consistency | None, r: int | None) -> ReadPlan:
         if r is not None or not isinstance(consistency, str):

@@ -43,6 +43,7 @@ class Operation:
     __slots__ = (
         "attempt",
         "context",
+        "copies",
         "created_at_ms",
         "deadline_ms",
         "is_explained",
@@ -78,6 +79,8 @@ class Operation:
         self.was_proposed = False
         self.is_in_doubt = False
         self.is_explained = False
+        self.copies = 0
+        """Replies or acknowledgements asked for beyond the quorum's (R27); 0: the quorum's."""
 
     @property
     def is_first_try(self) -> bool:

@@ -181,7 +181,8 @@ class Round:
     def _propose(self, outcome: change.Change) -> Step:
         self.record, self.results = outcome.record, outcome.results
         self.sent = True
-        self.tally = Tally(self.tally.members, self.quorums.q2)
+        needed = max([self.quorums.q2, *[operation.copies for operation in self.operations]])
+        self.tally = Tally(self.tally.members, needed)
         for operation in self.operations:
             operation.was_proposed = True
             if not operation.is_in_doubt:
@@ -190,7 +191,7 @@ class Round:
         return Step.PROPOSE
 
     def on_accepted(self, replica: int, overlay: Entry) -> Step:
-        """Take an acknowledgement of the record; Q2 of them choose it (R16)."""
+        """Take an acknowledgement of the record; Q2 of them choose it (R16), or as many as were asked for (R27)."""
         if not self.sent:
             return Step.WAIT
         if overlay:

@@ -36,12 +36,17 @@ class Reading(IntEnum):
 
 
 class FastRead:
-    """The digests of one gathering.  `is_second`: every request was sent after the first gathering ended (R20, R37)."""
+    """The digests of one gathering.
 
-    __slots__ = ("_digests", "_replies", "ballot", "is_second", "quorums")
+    `needed` raises the number of replies (R27).  `is_second`: every request was sent after the first gathering ended
+    (R20, R37).
+    """
 
-    def __init__(self, quorums: Quorums, *, is_second: bool = False) -> None:
+    __slots__ = ("_digests", "_replies", "ballot", "is_second", "needed", "quorums")
+
+    def __init__(self, quorums: Quorums, *, needed: int = 0, is_second: bool = False) -> None:
         self.quorums = quorums
+        self.needed = max(needed, quorums.read)
         self.is_second = is_second
         self._replies: dict[int, bytes] = {}
         self._digests: dict[int, Digest] = {}
@@ -53,7 +58,7 @@ class FastRead:
             return Reading.PENDING
         self._replies[replica] = encoded
         self._digests[replica] = digest_parse(encoded)
-        if len(self._replies) < self.quorums.read:
+        if len(self._replies) < self.needed:
             return Reading.PENDING
         return self._judge()
 
@@ -121,7 +126,7 @@ class FastRead:
     @property
     def is_inconclusive(self) -> bool:
         """True if a quorum has answered, and the others are needed to decide (after PENDING)."""
-        return len(self._replies) >= self.quorums.read
+        return len(self._replies) >= self.needed
 
     @property
     def laggards(self) -> list[int]:

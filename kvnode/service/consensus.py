@@ -21,8 +21,7 @@ from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.config import Limits
 from kvnode.core.operation import NOT_APPLIED, UNKNOWN, Operation, Result
-from kvnode.core.proposer import Promise, Round, Step
-from kvnode.core.record import Record
+from kvnode.core.proposer import Round, Step
 from kvnode.runtime import Runtime
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.commits import Commits
@@ -30,6 +29,7 @@ from kvnode.service.exchange import Exchanges
 from kvnode.service.placement import Placement
 from kvnode.service.promises import PromiseCache
 from kvnode.service.registers import Registers
+from kvnode.service.states import promise_of
 
 _IN_DOUBT = Result(UNKNOWN, code="in doubt")
 _EVERYBODY = -1
@@ -105,19 +105,6 @@ class Slot:
                 self.consensus.obey(self, step)
 
 
-def promise_of(message: list[Any]) -> Promise:
-    """Return the state that a PROMISE message shows."""
-    return Promise(
-        message[2],
-        Record(message[3], message[4]),
-        message[5],
-        Record(message[6], message[7]),
-        message[8],
-        bool(message[9]),
-        message[10],
-    )
-
-
 class Consensus:
     """All slots of a coordinator."""
 
@@ -190,7 +177,8 @@ class Consensus:
         if not waiting:
             del self._slots[slot.key]
             return
-        operations, slot.waiting = waiting[:_BATCH_MAX], waiting[_BATCH_MAX:]
+        count = _batch_size(waiting)
+        operations, slot.waiting = waiting[:count], waiting[count:]
         slot.since_s = self._runtime.clock.monotonic_s()
         if not slot.attempts and all(operation.is_read for operation in operations):
             self.reads.start(slot, operations)
@@ -217,7 +205,7 @@ class Consensus:
         """Start a round: in phase 2 if the key's cached promise allows it, else with a prepare."""
         placement = slot.placement
         quorums = placement.quorums
-        if self._exchanges.reachable(placement.members) < max(quorums.q1, quorums.q2):
+        if self._exchanges.reachable(placement.members) < max(quorums.q1, quorums.q2, operations[0].copies):
             self._give_up(slot, operations, "quorum-unreachable")
             return
         cached = self._promises.take(slot.key)
@@ -340,7 +328,7 @@ class Consensus:
 
     def on_read_needs_round(self, slot: Slot, operations: list[Operation]) -> None:
         """Run an identity round for reads that digests could not answer (R20); what waits meanwhile joins it."""
-        room = _BATCH_MAX - len(operations)
+        room = 0 if operations[0].copies else min(_BATCH_MAX - len(operations), _batch_size(slot.waiting))
         joining, slot.waiting = slot.waiting[:room], slot.waiting[room:]
         self._begin(slot, operations + joining)
 
@@ -371,6 +359,17 @@ class Consensus:
 
 def _to_nobody(result: Result) -> None:
     """Take a result that nobody waits for."""
+
+
+def _batch_size(waiting: list[Operation]) -> int:
+    """Return how many operations share what comes next.  One that asks for more replicas than a quorum goes alone: the
+    others must not wait for those, nor fail without them."""
+    if waiting and waiting[0].copies:
+        return 1
+    for index, operation in enumerate(waiting):
+        if operation.copies or index == _BATCH_MAX:
+            return index
+    return len(waiting)
 
 
 def _answer(operation: Operation, result: Result) -> None:

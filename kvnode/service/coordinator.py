@@ -126,6 +126,10 @@ class Coordinator:
             request.fail("not-connected", "this node does not serve yet, or is shutting down; ask another one")
         elif statistics.in_flight > self._limits.requests_in_flight_max:
             request.fail("overloaded", f"this node works on {self._limits.requests_in_flight_max} requests already")
+        elif statistics.value_bytes_in_flight > self._limits.outbox_bytes_max // 4:
+            request.fail(
+                "overloaded", f"{statistics.value_bytes_in_flight} bytes of large values are in flight already"
+            )
         elif link.requests > self._limits.link_requests_max:
             request.fail(
                 "overloaded", f"this connection has {self._limits.link_requests_max} requests in flight already"
@@ -155,34 +159,39 @@ class Coordinator:
         key = placement.prefix + name
         request.is_explained = bool(explain)
         self._check_timeout(timeout_ms)
+        if not 0 <= r <= placement.quorums.n:
+            raise InvalidRequest(f"r is {r}; this store has {placement.quorums.n} replicas")
         if strong:
             request.kind = "strong get"
             now_ms = self._runtime.clock.wall_ms()
             operation = Operation((), b"", 0, 1, 0, now_ms, now_ms + timeout_ms, request.answer_result)
             operation.is_explained = request.is_explained
+            operation.copies = r if r > placement.quorums.read else 0
             self._consensus.submit(key, placement, operation)
             return
-        if not 0 <= r <= placement.quorums.n:
-            raise InvalidRequest(f"r is {r}; this store has {placement.quorums.n} replicas")
         self._eventual.read(request, key, placement, r, request.started_s + timeout_ms / 1000)
 
     def _mutate(self, request: Request, placement: Placement, message: list[Any]) -> None:
-        (
-            _,
-            _,
-            name,
-            session,
-            sequence,
-            attempt,
-            mark,
-            issued_at_ms,
-            deadline_ms,
-            action,
-            check,
-            etag,
-            content,
-            ttl_ms,
-        ) = message
+        _, _, name, session, sequence, attempt, mark, issued_at_ms, deadline_ms, action, check, etag = message[:12]
+        content, ttl_ms, w = message[12:]
+        self._check_operation(session, sequence, attempt, mark, issued_at_ms, deadline_ms)
+        request.kind = "strong put" if action == m.PUT and check == CHECK_NONE else _ACTIONS.get(action, "first-write")
+        if action == m.TRANSACT:
+            steps = self._transaction(content, issued_at_ms)
+        elif action == m.PUT and not content:
+            raise InvalidRequest("a put without content; deleting is an action of its own")
+        else:
+            steps = (self._step(action, check, etag, content, ttl_ms, issued_at_ms),)
+        if not 0 <= w <= placement.quorums.n:
+            raise InvalidRequest(f"w is {w}; this store has {placement.quorums.n} replicas")
+        operation = Operation(steps, session, sequence, attempt, mark, issued_at_ms, deadline_ms, request.answer_result)
+        operation.copies = w if w > placement.quorums.q2 else 0
+        request.weigh(content)
+        self._consensus.submit(placement.prefix + name, placement, operation)
+
+    def _check_operation(
+        self, session: bytes, sequence: int, attempt: int, mark: int, issued_at_ms: int, deadline_ms: int
+    ) -> None:
         if len(session) != 8 or not 0 < sequence < 1 << 63 or not 0 <= mark <= sequence or attempt < 1:
             raise InvalidRequest(
                 "the operation id is malformed: session of 8 bytes, sequence, mark and attempt in order"
@@ -191,20 +200,7 @@ class Coordinator:
         if not 0 < lives_ms <= longest_s * 1000 or not 0 < issued_at_ms < 1 << 47:
             raise InvalidRequest(f"the deadline is {lives_ms} ms after the issue; allowed: 1 ms to {longest_s:g} s")
         if issued_at_ms > self._runtime.clock.wall_ms() + _FUTURE_MS:
-            raise InvalidRequest(
-                "the operation was issued in the future by this node's clock; deadlines are server time"
-            )
-        request.kind = (
-            "strong put" if action == m.PUT and check == CHECK_NONE else _ACTIONS.get(action, "first-write put")
-        )
-        if action == m.TRANSACT:
-            steps = self._transaction(content, issued_at_ms)
-        else:
-            if action == m.PUT and not content:
-                raise InvalidRequest("a put without content; deleting is an action of its own")
-            steps = (self._step(action, check, etag, content, ttl_ms, issued_at_ms),)
-        operation = Operation(steps, session, sequence, attempt, mark, issued_at_ms, deadline_ms, request.answer_result)
-        self._consensus.submit(placement.prefix + name, placement, operation)
+            raise InvalidRequest("the operation was issued more than an hour ahead of this node's clock")
 
     def _step(self, action: int, check: int, etag: str, content: bytes, ttl_ms: int, issued_at_ms: int) -> Step:
         if action not in (m.PUT, m.DELETE) or check not in (CHECK_NONE, CHECK_ETAG, CHECK_ABSENT):
@@ -237,6 +233,7 @@ class Coordinator:
         draft = self._draft(request, placement, name, w, timeout_ms, token)
         self._check_content(content, ttl_ms)
         draft.content, draft.ttl_ms = content, ttl_ms
+        request.weigh(content)
         if not stamp:
             self._eventual.write(draft)
         elif len(stamp) == VERSION_BYTES + 1:
@@ -331,7 +328,8 @@ def _timeout_s(message: list[Any], now_ms: int) -> float:
     return min(max(remaining_ms, 0), 3_600_000) / 1000
 
 
-_FUTURE_MS = 60_000
+_FUTURE_MS = 3_600_000
+"""Times are server time, but of another server perhaps: clocks may differ, strong operations go on (R4)."""
 _KINDS = {
     m.GET: "eventual get",
     m.MUTATE: "strong put",

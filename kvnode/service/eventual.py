@@ -33,15 +33,17 @@ from kvnode.core.version import version_eventual, version_sballot, version_stamp
 from kvnode.runtime import Runtime
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.commits import Commits
-from kvnode.service.consensus import Consensus, promise_of
+from kvnode.service.consensus import Consensus
 from kvnode.service.exchange import Exchanges
 from kvnode.service.placement import Placement
 from kvnode.service.registers import Registers
 from kvnode.service.requests import Request, Statistics
+from kvnode.service.states import promise_of
 
 _UNDECIDED_WAIT_S = 0.05
 """What a write waits for the commit of an undecided proposal (protocol 4a)."""
 _UNDECIDED_STEP_S = 0.005
+_REFUSALS = ("clock-skew", "overloaded")
 
 
 class Draft:
@@ -76,9 +78,23 @@ class Draft:
 
 
 class _Write:
-    """An entry on its way to the owners."""
+    """An entry on its way to the owners.
 
-    __slots__ = ("deadline_s", "eventual", "maybe", "number", "request", "superseded", "tally", "version")
+    It is answered once W of them have it, this node among them unless it refused: who asks here next sees the write.
+    """
+
+    __slots__ = (
+        "deadline_s",
+        "eventual",
+        "home",
+        "maybe",
+        "number",
+        "refusal",
+        "request",
+        "superseded",
+        "tally",
+        "version",
+    )
 
     def __init__(self, eventual: Eventual, request: Request, tally: Tally, version: Version, deadline_s: float) -> None:
         self.eventual = eventual
@@ -86,33 +102,51 @@ class _Write:
         self.tally = tally
         self.version = version
         self.deadline_s = deadline_s
+        self.home = eventual.home_bit
         self.number = 0
         self.superseded = 0
+        self.refusal = "quorum-unreachable"
         self.maybe = False
         """True if a replica whose answer never came may have stored the entry."""
 
     def on_reply(self, index: int, message: list[Any]) -> None:
-        tally = self.tally
         if message[0] == m.WRITTEN:
-            tally.add_yes(index)
+            self.tally.add_yes(index)
             self.superseded |= message[2]
-            if tally.won:
-                self.eventual.close(self.number)
-                self.request.answer((m.APPLIED, self.request.number, self.version, self.superseded))
-            return
-        tally.add_no(index)
-        self.eventual.check_lost(self, message[2] if message[0] == m.REFUSED else "overloaded")
+        else:
+            self.tally.add_no(index)
+            self.refusal = message[2] if message[0] == m.REFUSED else "overloaded"
+        self.check()
 
     def on_lost(self, index: int) -> None:
-        if not self.tally.members >> index & 1:
-            return
-        self.maybe = True
-        self.tally.add_no(index)
-        self.eventual.check_lost(self, "quorum-unreachable")
+        if self.tally.members >> index & 1:
+            self.maybe = True
+            self.tally.add_no(index)
+            self.check()
+
+    def check(self) -> None:
+        """Answer if W is reached, or can no longer be reached."""
+        tally = self.tally
+        if tally.won:
+            if (tally.yes | tally.no) & self.home:
+                self._answer_applied()
+        elif tally.lost:
+            self.eventual.close(self.number)
+            if self.maybe or tally.yes or tally.members & ~tally.no:
+                self.request.leave_unknown()
+            else:
+                self.request.fail(self.refusal if self.refusal in _REFUSALS else "quorum-unreachable")
+
+    def _answer_applied(self) -> None:
+        self.eventual.close(self.number)
+        self.request.answer((m.APPLIED, self.request.number, self.version, self.superseded))
 
     def on_deadline(self) -> None:
-        self.eventual.close(self.number)
-        self.request.leave_unknown()
+        if self.tally.won:
+            self._answer_applied()
+        else:
+            self.eventual.close(self.number)
+            self.request.leave_unknown()
 
 
 class _Read:
@@ -155,6 +189,7 @@ class Eventual:
     def __init__(
         self,
         names: list[str],
+        home: int,
         exchanges: Exchanges,
         registers: Registers,
         ceilings: Ceilings,
@@ -166,6 +201,7 @@ class Eventual:
         epoch: int,
     ) -> None:
         self._names = names
+        self.home_bit = 1 << home
         self._exchanges = exchanges
         self._registers = registers
         self._ceilings = ceilings
@@ -271,17 +307,7 @@ class Eventual:
             for index in placement.owners:
                 if not reached >> index & 1:
                     write.tally.add_no(index)
-            self.check_lost(write, "quorum-unreachable")
-
-    def check_lost(self, write: _Write, code: str) -> None:
-        """Answer a write that can no longer reach W: unknown once a replica has it or may have it, else not applied."""
-        if not write.tally.lost or write.number not in self._open:
-            return
-        self.close(write.number)
-        if write.maybe or write.tally.yes or write.tally.members & ~write.tally.no:
-            write.request.leave_unknown()
-        else:
-            write.request.fail(code if code in ("clock-skew", "overloaded") else "quorum-unreachable")
+            write.check()
 
     # -- reads
 

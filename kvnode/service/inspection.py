@@ -19,11 +19,11 @@ from kvnode.core.record import EMPTY_IMAGE, Image, entry_version
 from kvnode.core.register import digest_of, visible_body
 from kvnode.core.version import ballot_text, version_text
 from kvnode.runtime import Runtime
-from kvnode.service.consensus import promise_of
 from kvnode.service.exchange import Exchanges
 from kvnode.service.placement import Placement
 from kvnode.service.registers import Registers
 from kvnode.service.requests import Request
+from kvnode.service.states import promise_of
 from kvnode.storage.engine import Engine
 
 _EXPLAIN_S = 1.0

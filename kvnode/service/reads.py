@@ -23,11 +23,12 @@ from kvnode.core.reading import FastRead, Reading
 from kvnode.core.register import digests_agree
 from kvnode.runtime import Runtime
 from kvnode.service.commits import Commits
-from kvnode.service.consensus import Consensus, Slot, promise_of
+from kvnode.service.consensus import Consensus, Slot
 from kvnode.service.exchange import Exchanges
 from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
 from kvnode.service.requests import Statistics
+from kvnode.service.states import promise_of
 
 _AVOID_S = 0.5
 """How long a node that made a hedge necessary is asked last."""
@@ -61,6 +62,7 @@ class Gathering:
         "home",
         "is_hedged",
         "is_second",
+        "needed",
         "number",
         "operations",
         "read",
@@ -84,8 +86,13 @@ class Gathering:
         self.read: FastRead | None = None
         self.is_second = False
         self.is_hedged = False
+        self.needed = max(slot.placement.quorums.read, operations[0].copies)
         self.wanted: Ballot = NO_BALLOT
         """The settled ballot, while its record is fetched from another replica."""
+
+    def fast_read(self) -> FastRead:
+        """Return the core that judges this gathering's digests."""
+        return FastRead(self.slot.placement.quorums, needed=self.needed, is_second=self.is_second)
 
     def on_reply(self, index: int, message: list[Any]) -> None:
         """Feed a digest (or the whole state, once the record is wanted)."""
@@ -153,12 +160,12 @@ class StrongReads:
         if not self._is_armed:
             self._is_armed = True
             self._runtime.timers.call_later(self.hedge.delay_s, self._sweep_hedges)
-        needed = len(placement.others) if gathering.is_second else placement.quorums.read - 1
-        asked = self._ask(gathering, needed)
-        if gathering.is_second or not needed:
-            gathering.read = FastRead(placement.quorums, is_second=gathering.is_second)
+        wanted = len(placement.others) if gathering.is_second else gathering.needed - 1
+        asked = self._ask(gathering, wanted)
+        if gathering.is_second or not wanted:
+            gathering.read = gathering.fast_read()
             self._judge(gathering, gathering.read.on_digest(self._home, gathering.home))
-        elif asked < needed:
+        elif asked < wanted:
             self._fail(gathering)
 
     def _ask(self, gathering: Gathering, count: int) -> int:
@@ -193,11 +200,10 @@ class StrongReads:
         """Take a digest; two that agree settle a read of two replies without being parsed."""
         read = gathering.read
         if read is None:
-            quorums = gathering.slot.placement.quorums
-            if quorums.read == 2 and digest and digests_agree(gathering.home, digest):
+            if gathering.needed == 2 and digest and digests_agree(gathering.home, digest):
                 self._settle(gathering, Ballot(digest[1:29]))
                 return
-            read = gathering.read = FastRead(quorums)
+            read = gathering.read = gathering.fast_read()
             read.on_digest(self._home, gathering.home)
         try:
             reading = read.on_digest(index, digest)
@@ -323,7 +329,7 @@ class StrongReads:
 
     def _if_nobody_is_left(self, gathering: Gathering) -> None:
         """Nobody else can be asked.  Wait for those who were, if they can still decide it; else a round, or the end."""
-        if gathering.asked.bit_count() + 1 < gathering.slot.placement.quorums.read:
+        if gathering.asked.bit_count() + 1 < gathering.needed:
             self._fail(gathering)
         elif gathering.read is not None and gathering.read.replies > gathering.asked.bit_count():
             self._ask_again(gathering)

@@ -15,7 +15,7 @@ from typing import Any
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
-from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, NO_BALLOT, Ballot
+from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, Ballot
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record, entry_version
 from kvnode.core.register import Register, Verdict, digest_of
 from kvnode.core.version import version_stamp
@@ -23,6 +23,7 @@ from kvnode.runtime import Clock
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.exchange import Link
 from kvnode.service.registers import CachedRegister, Registers
+from kvnode.service.states import promise_message
 from kvnode.storage.engine import Engine
 
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
@@ -101,9 +102,9 @@ class Replica:
             )
         elif register.pins or not self._ceilings.covers(ballot):
             register.image = image = register.image._replace(promised=ballot)
-            self._put(key, register, 0, link, _promise(number, image, register.floor, before))
+            self._put(key, register, 0, link, promise_message(number, image, register.floor, before))
         else:
-            link.send(_promise(number, register.image, register.floor, before))
+            link.send(promise_message(number, register.image, register.floor, before))
 
     def on_accept(self, link: Link, message: list[Any]) -> None:
         """R10: accept, and acknowledge once it is durable.  A commit that rides along is done first, and stands."""
@@ -170,7 +171,7 @@ class Replica:
             return
         register = self._registers.get(key)
         if whole:
-            link.send(_promise(number, register.shown, register.floor, register.promise))
+            link.send(promise_message(number, register.shown, register.floor, register.promise))
         else:
             link.send((m.DIGEST, number, register.digest or self.digest(register)))
 
@@ -232,24 +233,6 @@ class Replica:
             self._put(key, register, 0, link, reply)
         else:
             link.send(reply)
-
-
-def _promise(number: int, image: Image, floor: Ballot, before: Ballot) -> Message:
-    accepted, committed = image.accepted, image.committed
-    return (
-        m.PROMISE,
-        number,
-        image.accepted_ballot,
-        accepted.body,
-        accepted.window,
-        image.committed_ballot,
-        committed.body,
-        committed.window,
-        image.overlay,
-        int(image.settled),
-        floor if not (image.accepted_ballot or image.committed_ballot) else NO_BALLOT,
-        before,
-    )
 
 
 def _check(key: bytes, ballot: bytes) -> None:

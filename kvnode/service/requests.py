@@ -17,6 +17,7 @@ from kvnode.service.exchange import Link
 
 _SAMPLES = 1024
 _SAMPLE_EVERY = 8
+_LARGE_BYTES = 64 * 1024
 
 TEXTS = {
     "deadline-exceeded": "the time was up before anything was sent; nothing was applied",
@@ -25,7 +26,7 @@ TEXTS = {
     "answered": "this operation was answered before, so it is not run again",
     "too late to tell": "the operation's deadline passed too long ago for its outcome to be known",
     "in doubt": "the change was sent and not acknowledged by enough replicas; ask again with the same operation id",
-    "clock-skew": "this node's clock is too far from the others' for eventual writes; strong operations go on",
+    "clock-skew": "this node's clock is too far from the others'; ask another node",
 }
 
 
@@ -35,6 +36,8 @@ class Statistics:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.in_flight = 0
+        self.value_bytes_in_flight = 0
+        """Bytes of the large values among them: each goes to every owner, so they must fit into the outboxes."""
         self.done: dict[str, int] = {}
         self.repairs = 0
         self.on_idle: Callable[[], object] = lambda: None
@@ -75,6 +78,7 @@ class Request:
     """One admitted request: whom to answer, under which number."""
 
     __slots__ = (
+        "_value_bytes",
         "is_explained",
         "is_forwarded",
         "is_open",
@@ -95,7 +99,14 @@ class Request:
         self.statistics = statistics
         self.is_forwarded = is_forwarded
         self.is_explained = False
+        self._value_bytes = 0
         self.is_open = True
+
+    def weigh(self, content: bytes) -> None:
+        """Count a large value in; small ones are bounded by the number of requests."""
+        if len(content) > _LARGE_BYTES:
+            self._value_bytes = len(content)
+            self.statistics.value_bytes_in_flight += len(content)
 
     def answer(self, message: Message) -> None:
         """Send the answer; a second one is dropped (the deadline sweep may have been first)."""
@@ -103,6 +114,7 @@ class Request:
             return
         self.is_open = False
         self.link.requests -= 1
+        self.statistics.value_bytes_in_flight -= self._value_bytes
         self.statistics.on_answer(self.kind, self.started_s)
         self.link.send(message)
 
@@ -111,8 +123,9 @@ class Request:
         self.answer((m.FAILED, self.number, code, "not applied", int(is_settled), text or TEXTS[code]))
 
     def leave_unknown(self, why: str = "in doubt") -> None:
-        """Answer that the outcome is unknown."""
-        self.answer((m.FAILED, self.number, "outcome-unknown", "unknown", 0, TEXTS[why]))
+        """Answer that the outcome is unknown; for ever, if asking again cannot find it out."""
+        is_final = why != "in doubt"
+        self.answer((m.FAILED, self.number, "outcome-unknown", "unknown", int(is_final), TEXTS[why]))
 
     def answer_result(self, result: Result) -> None:
         """Answer with what a round or a read found."""

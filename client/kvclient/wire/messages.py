@@ -42,10 +42,12 @@ WELCOME_FIELDS: Final = {"protocol": int, "cluster": str, "time_ms": int, **NODE
 stores {name: {field: value}}, limits {field: value}, serving (bool)."""
 
 # -- requests of a client (or of a node that forwards one)
-GET: Final = _kind(10, int, bytes, int, int, int, int)  # id, name, strong 0/1, r, timeout_ms, explain 0/1
-MUTATE: Final = _kind(11, int, bytes, bytes, int, int, int, int, int, int, int, str, bytes, int)
+GET: Final = _kind(
+    10, int, bytes, int, int, int, int
+)  # id, name, strong 0/1, r (a strong read raises it), timeout_ms, explain 0/1
+MUTATE: Final = _kind(11, int, bytes, bytes, int, int, int, int, int, int, int, str, bytes, int, int)
 # id, name, session (8 bytes), sequence, attempt (from 1), first incomplete, issued_at_ms, deadline_ms,
-# action (PUT | DELETE | TRANSACT), check (CHECK_*), etag, content, ttl_ms (0: never)
+# action (PUT | DELETE | TRANSACT), check (CHECK_*), etag, content, ttl_ms (0: never), w (raised to Q2: R27)
 WRITE: Final = _kind(12, int, bytes, int, int, bytes, int, bytes, bytes)
 # id, name, w (0: any), timeout_ms, content (empty: delete), ttl_ms, token (a version, or empty), stamp (or empty)
 STAMP: Final = _kind(13, int, bytes, int, bytes)  # id, name, timeout_ms, token -> STAMPED (R25)

@@ -35,7 +35,7 @@ FIVE = StoreSettings(replicas=5, q2=4)
         (Options(r=5), ReadPlan(0, 5)),
         (Options(consistency="quorum"), ReadPlan(0, 3)),
         (Options(consistency="quorum", r=4), ReadPlan(0, 4)),
-        (Options(consistency="strong"), ReadPlan(1, 2)),
+        (Options(consistency="strong"), ReadPlan(1, 0)),
         (Options(consistency="strong", r=3), ReadPlan(1, 3)),
     ],
 )
@@ -46,14 +46,15 @@ def test_a_read_waits_for_no_fewer_than_its_consistency_needs(options: Options, 
 @pytest.mark.parametrize(
     ("options", "plan"),
     [
-        (Options(), WritePlan(False, False, 1)),
-        (Options(w="any"), WritePlan(False, False, 0)),
-        (Options(w=4), WritePlan(False, False, 4)),
-        (Options(consistency="quorum"), WritePlan(False, False, 3)),
-        (Options(consistency="quorum", w="any"), WritePlan(False, False, 3)),
-        (Options(consistency="quorum", w=5), WritePlan(False, False, 5)),
-        (Options(consistency="strong"), WritePlan(True, False, 1)),
-        (Options(concurrency="first-write"), WritePlan(True, True, 1)),
+        (Options(), WritePlan(False, False, 1, 0)),
+        (Options(w="any"), WritePlan(False, False, 0, 0)),
+        (Options(w=4), WritePlan(False, False, 4, 4)),
+        (Options(consistency="quorum"), WritePlan(False, False, 3, 0)),
+        (Options(consistency="quorum", w="any"), WritePlan(False, False, 3, 3)),
+        (Options(consistency="quorum", w=5), WritePlan(False, False, 5, 5)),
+        (Options(consistency="strong"), WritePlan(True, False, 1, 0)),
+        (Options(consistency="strong", w=5), WritePlan(True, False, 5, 5)),
+        (Options(concurrency="first-write"), WritePlan(True, True, 1, 0)),
     ],
 )
 def test_a_write_waits_for_no_fewer_than_its_consistency_needs(options: Options, plan: WritePlan) -> None:

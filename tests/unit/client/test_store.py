@@ -153,7 +153,6 @@ async def test_a_changed_table_changes_the_defaults(cluster: Any, kv: kvclient.K
         lambda kv: kv.put("k", float("nan")),
         lambda kv: kv.put("k", b"x" * ((1 << 20) + 1)),
         lambda kv: kv.put("k", 1, w=4),
-        lambda kv: kv.put("k", 1, w=3, consistency="strong"),
         lambda kv: kv.put("k", 1, ttl=-1),
         lambda kv: kv.put("k", 1, ttl=TTL_MS_MAX),
         lambda kv: kv.put("k", 1, etag=1),
