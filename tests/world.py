@@ -390,6 +390,7 @@ class World:
         attempt: int = 1,
         mark: int = 0,
         ttl_ms: int = 0,
+        w: int = 0,
         timeout_ms: int = 5000,
         issued_at_ms: int | None = None,
     ) -> Call:
@@ -399,7 +400,7 @@ class World:
         number = next(_sequences) if sequence is None else sequence
         return self.ask(
             index, m.MUTATE, name_of(key), session, number, attempt, mark, issued, issued + timeout_ms,
-            action, check, etag or "", content, ttl_ms,
+            action, check, etag or "", content, ttl_ms, w,
         )  # fmt: skip
 
     def get(self, key: str, at: int | None = None, *, strong: bool = True, r: int = 1, timeout_ms: int = 5000) -> Call:
