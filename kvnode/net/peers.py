@@ -138,8 +138,10 @@ class Peers:
             return
         peer = self._peers[link.index]
         peer.rtt_ms = rtt_s * 1e3
-        peer.offsets_ms.append(wall_ms - (clock.wall_ms() - peer.rtt_ms / 2))
         peer.failures = 0
+        if peer.rtt_ms > self._limits.max_offset_ms / 4:
+            return  # a sample is off by up to half its round trip: one side was paused or busy, its clock may be fine
+        peer.offsets_ms.append(wall_ms - (clock.wall_ms() - peer.rtt_ms / 2))
 
     def on_ended(self, link: Link) -> None:
         """Tell the handler, and dial again."""

@@ -233,7 +233,7 @@ class ScriptedCluster:
         return (m.RESULT, number, {"state": "serving", "agree": True})
 
     def _mutate(self, message: list[Any]) -> tuple[Any, ...]:
-        _, number, name, session, sequence, _, _, issued, _, action, check, etag, content, ttl_ms = message
+        _, number, name, session, sequence, _, _, issued, _, action, check, etag, content, ttl_ms, _ = message
         known = self.window.get((session, sequence))
         if known is not None:
             return (known[0], number, *known[2:])
