@@ -59,6 +59,7 @@ class Gathering:
 
     __slots__ = (
         "asked",
+        "hedged_s",
         "home",
         "is_hedged",
         "is_second",
@@ -86,6 +87,7 @@ class Gathering:
         self.read: FastRead | None = None
         self.is_second = False
         self.is_hedged = False
+        self.hedged_s = 0.0
         self.needed = max(slot.placement.quorums.read, operations[0].copies)
         self.wanted: Ballot = NO_BALLOT
         """The settled ballot, while its record is fetched from another replica."""
@@ -104,6 +106,11 @@ class Gathering:
             self.reads.on_state(self, message)
         else:
             self.on_lost(index)
+
+    @property
+    def waits_in_vain(self) -> bool:
+        """True if a quorum has answered, and what is missing (a vote, or the record) may never come."""
+        return bool(self.wanted) or (self.read is not None and self.read.is_inconclusive)
 
     def on_lost(self, index: int) -> None:
         """Ask the others when a replica cannot answer."""
@@ -141,6 +148,8 @@ class StrongReads:
         self.consensus: Consensus
         self.hedge = Hedge(limits.hedge_min_s, limits.hedge_max_s)
         self._open: dict[int, Gathering] = {}
+        """Gatherings that are not hedged yet, oldest first."""
+        self._hedged: dict[int, Gathering] = {}
         self._avoid_until_s: dict[int, float] = {}
         self._is_armed = False
         self._turn = 0
@@ -156,7 +165,11 @@ class StrongReads:
         placement = slot.placement
         gathering.home = self._replica.digest(self._registers.get(slot.key))
         gathering.number = number = self._exchanges.begin(gathering)
-        self._open[number] = gathering
+        if gathering.is_second:
+            gathering.hedged_s = self._runtime.clock.monotonic_s()
+            self._hedged[number] = gathering
+        else:
+            self._open[number] = gathering
         if not self._is_armed:
             self._is_armed = True
             self._runtime.timers.call_later(self.hedge.delay_s, self._sweep_hedges)
@@ -165,7 +178,7 @@ class StrongReads:
         if gathering.is_second or not wanted:
             gathering.read = gathering.fast_read()
             self._judge(gathering, gathering.read.on_digest(self._home, gathering.home))
-        elif asked < wanted:
+        if asked + 1 < gathering.needed:
             self._fail(gathering)
 
     def _ask(self, gathering: Gathering, count: int) -> int:
@@ -235,6 +248,7 @@ class StrongReads:
         if image.committed_ballot >= ballot:
             self._finish(gathering, image.committed.body)
         elif image.accepted_ballot == ballot:
+            self._registers.commit(slot.key, ballot, image.accepted)  # it is proved to be chosen
             self._finish(gathering, image.accepted.body)
         else:
             self._fetch(gathering, ballot)
@@ -263,7 +277,8 @@ class StrongReads:
 
     def _close(self, gathering: Gathering) -> None:
         self._exchanges.end(gathering.number)
-        self._open.pop(gathering.number, None)
+        if self._open.pop(gathering.number, None) is None:
+            self._hedged.pop(gathering.number, None)
 
     def _to_round(self, gathering: Gathering) -> None:
         self._close(gathering)
@@ -337,27 +352,29 @@ class StrongReads:
     def expire(self, now_ms: int) -> None:
         """Answer the gatherings whose operations are all past their deadline; a read has no effect, so it simply
         failed."""
-        for gathering in list(self._open.values()):
+        for gathering in [*self._open.values(), *self._hedged.values()]:
             if all(operation.deadline_ms < now_ms for operation in gathering.operations):
                 self._close(gathering)
                 self.consensus.on_read_failed(gathering.slot, gathering.operations, "deadline-exceeded")
 
     def _sweep_hedges(self) -> None:
         """Ask all others for the gatherings that are older than the hedge delay; oldest first, so the sweep is
-        short."""
+        short.  Those that have a quorum of answers, and only a silent replica could still decide, go to a round."""
         now_s = self._runtime.clock.monotonic_s()
         for gathering in list(islice(self._open.values(), _SWEEP_MAX)):
             if now_s - gathering.started_s < self.hedge.delay_s:
                 break
-            if not gathering.is_hedged:
-                self._hedge(gathering, now_s)
-        self._is_armed = bool(self._open)
-        if self._open:
+            self._hedge(gathering, now_s)
+        for gathering in list(self._hedged.values()):
+            if gathering.waits_in_vain and now_s - gathering.hedged_s >= self._limits.hedge_max_s:
+                self._to_round(gathering)
+        self._is_armed = bool(self._open or self._hedged)
+        if self._is_armed:
             self._runtime.timers.call_later(self.hedge.delay_s, self._sweep_hedges)
 
     def _hedge(self, gathering: Gathering, now_s: float) -> None:
-        gathering.is_hedged = True
-        self._open[gathering.number] = self._open.pop(gathering.number)  # behind those that are still to be hedged
+        gathering.is_hedged, gathering.hedged_s = True, now_s
+        self._hedged[gathering.number] = self._open.pop(gathering.number)
         for index in gathering.slot.placement.others:
             if gathering.asked >> index & 1:
                 self._avoid_until_s[index] = now_s + _AVOID_S

@@ -424,7 +424,7 @@ CASES = [
     Case("R17", a_failed_check_is_anchored, promises_prove_everything),
     Case("R17, 4a", an_unparsable_etag_needs_evidence_too, promises_prove_everything),
     Case("R17, 4a", deleting_nothing_changes_nothing, promises_prove_nothing),
-    # Case("R21", a_lone_accept_is_unknown_when_links_go, doubt_is_always_cleared),
+    Case("R21", a_lone_accept_is_unknown_when_links_go, doubt_is_always_cleared),
     Case("R21", a_lone_accept_is_unknown_at_the_deadline, no_accept_is_in_doubt),
     Case("R21", refused_by_all_is_not_applied, doubt_is_never_cleared),
     Case("R21", refused_by_all_is_not_applied_at_the_deadline, doubt_is_never_cleared),
