@@ -120,6 +120,8 @@ def _run(key: _Key, operation: Operation) -> Result:
     if max(key.ballot_ms, key.now_ms) > operation.deadline_ms:
         return _too_late(key, operation)
     if not key.window.has_room(operation.session, operation.mark):
+        # An earlier accept of it may be on its way: only a record chosen above that makes "no" true (R17, R21)
+        key.must_accept = key.must_accept or not operation.is_first_try
         return Result(NOT_APPLIED, code="overloaded")
     return _execute(key, operation)
 
@@ -133,10 +135,15 @@ def _repeat(key: _Key, known: Completed) -> Result:
 
 
 def _too_late(key: _Key, operation: Operation) -> Result:
+    """Refuse an operation past its deadline: for good if this round's ballot, once chosen, shuts out every round that
+    could still run it (R24)."""
     if operation.is_first_try:
         return Result(NOT_APPLIED, code="deadline-exceeded", is_settled=True)
     if key.ballot_ms >= operation.deadline_ms + windows.KEEP_AFTER_DEADLINE_MS:
         return Result(UNKNOWN, code="too late to tell")
+    if key.ballot_ms <= operation.deadline_ms:
+        # Late by this clock alone: a higher ballot of the same time, at a node whose clock is behind, may still run it
+        return Result(UNKNOWN, code="in doubt")
     key.must_accept = True
     return Result(NOT_APPLIED, code="deadline-exceeded", is_settled=True)
 
