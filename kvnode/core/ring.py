@@ -54,7 +54,8 @@ class Ring:
 
 def _score(node: RingNode, partition: int) -> float:
     digest = xxhash.xxh3_64_intdigest(f"{partition}\0{node.id}".encode())
-    return node.weight / -math.log((digest + 1) / (2**64 + 1))
+    # 52 bits and a half: a float holds that exactly, so the greatest digest does not round to 1, whose logarithm is 0
+    return node.weight / -math.log(((digest >> 12) + 0.5) / 2**52)
 
 
 def _preference(nodes: Sequence[RingNode], partition: int) -> tuple[int, ...]:
