@@ -52,7 +52,7 @@ class Window:
 
     @classmethod
     def decode(cls, encoded: bytes) -> Window:
-        """Return the window that `encode` wrote.  Raises ValueError for anything else."""
+        """Return the window that `encode` wrote.  Raises ValueError unless it is a whole number of entries."""
         window = cls()
         if len(encoded) % _ENTRY.size:
             raise ValueError(f"a request window of {len(encoded)} bytes is not a multiple of {_ENTRY.size}")
