@@ -103,7 +103,8 @@ def propose_and_die(world: World, at: int, ask: Callable[[], Call]) -> Call:
     call = ask()
     world.run()
     accepts.stop()
-    assert call.answer is None and accepts.messages, "the proposal was not made, or was decided"
+    assert accepts.messages, "the proposal was not made"
+    assert call.answer is None, "the proposal was decided"
     world.crash(at)
     world.restart(at)
     return call

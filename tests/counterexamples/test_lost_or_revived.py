@@ -13,15 +13,12 @@ from kvclient.wire import messages as m
 from kvclient.wire.values import NO_VERSION, Ballot
 from kvnode.config import StoreConfig
 from kvnode.core import register
-from kvnode.core.clock import HybridClock
 from kvnode.core.proposer import CachedPromise, Promise, Round
 from kvnode.core.quorum import Quorums
 from kvnode.core.record import NO_RECORD
 from kvnode.core.version import BallotIssuer, ballot_stamp
 from kvnode.service.eventual import Eventual
-from kvnode.service.promises import PromiseCache
 from kvnode.service.replica import Replica
-from kvnode.storage.memory import MemoryDisk
 
 # -- R12: the mark and the drop are one
 
@@ -54,7 +51,7 @@ def the_mark_is_lost(patch: pytest.MonkeyPatch) -> None:
 
 def accepted_below_committed_is_dead() -> None:
     """R15: a proposal accepted below the greatest committed ballot is ignored."""
-    world, a, b, c = trio()
+    world, a, _b, c = trio()
     put(world, b"old", a)
     settle(world)
     propose_and_die(world, c, lambda: world.put("k", b"dead", c))
@@ -81,7 +78,7 @@ def the_base_is_chosen_by_ballot() -> None:
 
     The operation is reported as definitely not applied by an identity round, which keeps the old version.
     """
-    world, a, b, c = trio()
+    world, a, _b, c = trio()
     put(world, b"old", a)
     settle(world)
     issued = world.now_ms(c)
@@ -111,7 +108,7 @@ def the_base_is_chosen_by_version(patch: pytest.MonkeyPatch) -> None:
 
 def the_cached_ballot_is_exactly_the_promised_one() -> None:
     """5a: `next` replaced by any greater ballot: an update is lost, and one ETag wins twice."""
-    world, a, b, c = trio()
+    world, a, b, _c = trio()
     etag = put(world, b"1", a).etag
     settle(world)
     with world.silenced(a):
@@ -138,113 +135,12 @@ def the_cached_ballot_jumps(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Round, "begin_cached", begin_above)
 
 
-def a_restart_forgets_cached_promises() -> None:
-    """R19: a coordinator that remembers one over a restart proposes a second record with its ballot."""
-    world, a, b, c = trio()
-    put(world, b"1", a)
-    settle(world)
-    world.hold_disk(a)
-    to_c = catch(world, m.ACCEPT, source=a, target=c)
-    world.put("k", b"2", a)
-    world.run()
-    to_c.stop()
-    world.crash(a)
-    world.restart(a)
-    put(world, b"3", a)
-    claim(world.read("k", b) == b"3", "the second write is not there")
-    world.invariants()
-
-
-def cached_promises_survive(patch: pytest.MonkeyPatch) -> None:
-    kept: dict[bytes, CachedPromise] = {}
-    patch.setattr(PromiseCache, "keep", lambda cache, key, cached: kept.__setitem__(key, cached))
-    patch.setattr(PromiseCache, "take", lambda cache, key: kept.get(key))
-
-
-# -- R5, R3: no ballot twice
-
-
-def a_ballot_is_never_issued_twice() -> None:
-    """C7, M5: the wall clock goes back with a restart; a ballot used again carries a second record."""
-    world, a, b, c = trio()
-    put(world, b"0", b)
-    settle(world)
-    world.hold_disk(a)
-    to_c = catch(world, source=a, target=c)
-    world.put("k", b"1", a)
-    world.run()
-    world.crash(a)  # b has accepted 1; a has lost it
-    to_c.stop()
-    world.restart(a)
-    to_b = catch(world, m.PREPARE, source=a, target=b)
-    world.put("k", b"2", a)
-    world.run()
-    to_b.stop()
-    world.run(3.0)
-    claim(world.read("k", c) == world.read("k", b) == b"2", "the last write is not there")
-
-
-def a_restart_begins_where_it_began(patch: pytest.MonkeyPatch) -> None:
-    init = BallotIssuer.__init__
-    patch.setattr(BallotIssuer, "__init__", lambda issuer, node, incarnation: init(issuer, node, 1))
-    patch.setattr("kvnode.service.ceilings.ballot_greatest_at", lambda stamp: Ballot(b""))
-    init_clock = HybridClock.__init__
-    patch.setattr(HybridClock, "__init__", lambda clock, offset, ceiling=0: init_clock(clock, offset, 0))
-
-
-# -- R9, R11: promises outlive a crash
-
-
-def two_winners_for_one_etag(clock_a_ms: int, clock_c_ms: int) -> None:
-    """C7, M2: b promises to a's later round, forgets it in a crash, and accepts c's earlier one."""
-    world, a, b, c = trio()
-    etag = put(world, b"0", a).etag
-    settle(world)
-    world.hosts[a].clock.offset_ms, world.hosts[c].clock.offset_ms = clock_a_ms, clock_c_ms
-    catch(world, m.PREPARE, source=c, target=b)
-    slow_promise = catch(world, m.PROMISE, source=a, target=c)
-    first = world.put("k", b"1", c, etag=etag)
-    world.run()
-    world.run(0.001)
-    to_c = catch(world, source=a, target=c)
-    catch(world, m.ACCEPT, source=a, target=b)
-    world.hosts[a].node.consensus._promises.take(world.row_key("k"))
-    second = world.put("k", b"2", a, etag=etag)
-    world.run()
-    assert any(message[2][0] == m.ACCEPT for message in to_c.messages), "a has no quorum of promises"
-    world.crash(b)
-    world.restart(b)
-    to_c.stop()
-    slow_promise.pour()
-    world.run()
-    to_c.pour()
-    world.run()
-    winners = [call for call in (first, second) if call.kind == m.APPLIED]
-    claim(len(winners) <= 1, "two writers won with one ETag")
-
-
-def promises_survive_a_crash() -> None:
-    two_winners_for_one_etag(0, 0)
-
-
-def promises_count_for_nothing_after_a_restart(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("kvnode.service.ceilings.ballot_greatest_at", lambda stamp: Ballot(b""))
-
-
-def promises_above_the_ceiling_are_synced() -> None:
-    two_winners_for_one_etag(480, 400)
-
-
-def no_promise_is_synced(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("kvnode.service.ceilings.Ceilings.covers", lambda ceilings, ballot: True)
-
-
 # -- R26: an accept quorum meets every prepare quorum
 
 
 def q2_acknowledgements_choose() -> None:
     """C7, M10c: fewer than Q2 acknowledgements, and a later round need not see the write."""
-    world, a, b, c = trio()
+    world, a, b, _c = trio()
     put(world, b"old", a)
     settle(world)
     catch(world, m.ACCEPT, source=a)
@@ -263,91 +159,6 @@ def one_acknowledgement_is_enough(patch: pytest.MonkeyPatch) -> None:
         return step
 
     patch.setattr(Round, "_propose", hasty)
-
-
-# -- R45, R6: nothing leaves before it is durable
-
-
-def acknowledged_is_synced() -> None:
-    """Ack before fsync: every node loses power at once after the acknowledgement."""
-    world, a, b, c = trio()
-    put(world, b"old", a)
-    settle(world)
-    for index in (a, b, c):
-        world.hold_disk(index)
-    call = world.put("k", b"new", a)
-    world.run()
-    was_acknowledged = call.kind == m.APPLIED
-    for index in (a, b, c):
-        world.crash(index)
-    for index in (a, b, c):
-        world.restart(index)
-    claim(world.read("k", b) == (b"new" if was_acknowledged else b"old"), "an acknowledged write was lost")
-
-
-def answers_do_not_wait_for_the_disk(patch: pytest.MonkeyPatch) -> None:
-    honest = Replica._put
-
-    def hasty(replica, *arguments):  # type: ignore[no-untyped-def]
-        *row, link, reply = arguments
-        link.send(reply)
-        honest(replica, *row, _Nobody(), reply)
-
-    patch.setattr(Replica, "_put", hasty)
-
-
-class _Nobody:
-    index = -1
-
-    def send(self, message: object) -> bool:
-        return True
-
-
-def the_disk_syncs_nothing(patch: pytest.MonkeyPatch) -> None:
-    write = MemoryDisk.write
-
-    def lazy(disk, group):  # type: ignore[no-untyped-def]
-        group.sync = False
-        write(disk, group)
-
-    patch.setattr(MemoryDisk, "write", lazy)
-
-
-def all_nodes_lose_power_after_an_acknowledgement() -> None:
-    """R45: what was acknowledged is on Q2 disks."""
-    world, a, b, c = trio()
-    put(world, b"new", a)
-    for index in (a, b, c):
-        world.crash(index)
-    for index in (a, b, c):
-        world.restart(index)
-    claim(world.read("k", b) == b"new", "an acknowledged write was lost")
-
-
-def nothing_is_shown_before_it_is_durable() -> None:
-    """5a: a value shown before its sync, then lost by crashes."""
-    world, a, b, c = trio()
-    put(world, b"old", a)
-    settle(world)
-    world.hold_disk(a)
-    world.hold_disk(b)
-    catch(world, m.ACCEPT, source=a, target=c)
-    world.put("k", b"new", a)
-    world.run()
-    before = world.get("k", c)
-    world.run(0.3)
-    for index in (a, b, c):
-        world.crash(index)
-    for index in (a, b, c):
-        world.restart(index)
-    after = world.read("k", c)
-    claim(not (before.answer and before.value == b"new") or after == b"new", "a value was read and then vanished")
-
-
-def reads_show_what_is_not_durable(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(register.Register, "shown", property(lambda self: self.image, lambda self, image: None))
-    digest = property(lambda self: register.digest_of(self.image, self.floor), lambda self, cached: None)
-    patch.setattr(register.Register, "digest", digest)
 
 
 # -- R13, C9: copies are votes
@@ -401,7 +212,7 @@ def floors_are_ignored(patch: pytest.MonkeyPatch) -> None:
 
 def a_primary_does_not_answer_alone() -> None:
     """5a: a primary that answers a strong read by itself is stale after a partition."""
-    world, a, b, c = trio()
+    world, a, b, _c = trio()
     put(world, b"old", a)
     settle(world)
     with world.silenced(a):
@@ -472,14 +283,7 @@ CASES = [
     Case("R15", accepted_below_committed_is_dead, accepted_goes_before_committed),
     Case("R15, R24", the_base_is_chosen_by_ballot, the_base_is_chosen_by_version),
     Case("R19", the_cached_ballot_is_exactly_the_promised_one, the_cached_ballot_jumps),
-    Case("R19", a_restart_forgets_cached_promises, cached_promises_survive),
-    Case("R1, R3, R5", a_ballot_is_never_issued_twice, a_restart_begins_where_it_began),
-    Case("R11", promises_survive_a_crash, promises_count_for_nothing_after_a_restart),
-    Case("R9", promises_above_the_ceiling_are_synced, no_promise_is_synced),
     Case("R26", q2_acknowledgements_choose, one_acknowledgement_is_enough),
-    Case("R45", acknowledged_is_synced, answers_do_not_wait_for_the_disk),
-    Case("R45", all_nodes_lose_power_after_an_acknowledgement, the_disk_syncs_nothing),
-    Case("R6", nothing_is_shown_before_it_is_durable, reads_show_what_is_not_durable),
     Case("R13", repair_carries_no_undecided_proposal, repair_copies_what_was_accepted),
     Case("R36", a_purge_keeps_the_promise, floors_are_ignored),
     Case("R20", a_primary_does_not_answer_alone, one_reply_answers_a_read),
@@ -502,7 +306,7 @@ def test_read_sets_of_five_replicas_meet_every_accept_quorum() -> None:
     """R20, R26: two lagging replicas of five prove nothing, hedged or not."""
     for seed in range(5):
         world = World(5, seed, store=StoreConfig("default", replicas=5))
-        a, b, c, d, e = world.owners("k")
+        a, b, _c, d, e = world.owners("k")
         put(world, b"old", a)
         settle(world)
         with world.silenced(d, e):

@@ -6,6 +6,7 @@ Every scenario runs twice: as the product is, and with its rule switched off, wh
 
 from __future__ import annotations
 
+import msgpack
 import pytest
 from schedule import Case, apart, catch, claim, propose_and_die, put, run_mutated, settle, trio
 from world import Call, World
@@ -108,8 +109,6 @@ def a_transaction_keeps_the_window() -> None:
 
 
 def change_steps(steps: list[list[object]]) -> bytes:
-    import msgpack
-
     return bytes(msgpack.packb(steps))
 
 
@@ -131,8 +130,8 @@ def nothing_is_remembered(patch: pytest.MonkeyPatch) -> None:
 
 
 def an_own_proposal_in_the_base_is_finished() -> None:
-    """C3: a CAS is accepted at one replica; its retry meets its own record and reports "failed" though it is visible."""
-    world, a, b, c = trio()
+    """C3: a CAS is accepted at one replica; its retry meets its own record and reports "failed" though it shows."""
+    world, a, b, _c = trio()
     etag = put(world, b"0", a).etag
     settle(world)
     accepts = catch(world, m.ACCEPT, source=a)
@@ -150,7 +149,8 @@ def an_own_proposal_in_the_base_is_finished() -> None:
 
 def stamped(world: World, at: int) -> bytes:
     call = finished(world, world.ask(at, m.STAMP, b"default\0k", 5000, b""))
-    assert call.answer is not None and call.answer[0] == m.STAMPED
+    assert call.answer is not None
+    assert call.answer[0] == m.STAMPED
     return bytes(call.answer[2])
 
 
@@ -250,7 +250,7 @@ def a_lone_accept_is_unknown_when_links_go() -> None:
 
 def a_lone_accept_is_unknown_at_the_deadline() -> None:
     """R21: no answer is no nack."""
-    world, a, b, c = trio()
+    world, a, _b, _c = trio()
     put(world, b"old", a)
     settle(world)
     catch(world, m.ACCEPT, source=a)
@@ -308,7 +308,7 @@ def doubt_is_never_cleared(patch: pytest.MonkeyPatch) -> None:
 
 def refused_by_all_is_not_applied_at_the_deadline() -> None:
     """R21: the same when it is time that ends it."""
-    world, a, b, c = trio(q1=3, q2=1)
+    world, a, _b, c = trio(q1=3, q2=1)
     put(world, b"old", a)
     settle(world)
     own = catch(world, m.ACCEPT, source=c)
@@ -326,7 +326,7 @@ def refused_by_all_is_not_applied_at_the_deadline() -> None:
 
 def a_deadline_is_kept_on_any_clock() -> None:
     """R24: the window has dropped the operation; a late attempt through a slow clock must not run it again."""
-    world, a, b, c = trio()
+    world, a, b, _c = trio()
     put(world, b"0", b)
     issued = world.now_ms()
     put(world, b"once", b, sequence=700)
@@ -383,7 +383,7 @@ def links_are_not_counted(patch: pytest.MonkeyPatch) -> None:
 
 def a_read_never_joins_one_already_sent() -> None:
     """4a: a read that began after an acknowledged write is answered by digests from before it."""
-    world, a, b, c = trio()
+    world, a, b, _c = trio()
     put(world, b"old", a)
     settle(world)
     digests = catch(world, m.DIGEST, target=a)

@@ -1,13 +1,13 @@
-"""Strong reads: sharing, hedging, the record that is not here, repair, and what a silent replica may cost (R20, R27)."""
+"""Strong reads: sharing, hedging, a record that is not here, repair, and what a silent replica may cost (R20, R27)."""
 
 from __future__ import annotations
 
 import pytest
 from schedule import apart, catch, propose_and_die, put, settle, trio
+from world import World
 
 from kvclient.wire import messages as m
 from kvnode.config import StoreConfig
-from world import World
 
 
 def asked_digests(world: World) -> list[tuple[int, int]]:
@@ -83,7 +83,7 @@ def test_a_silent_replica_does_not_keep_an_undecided_key_from_being_read(silent:
 
 
 def test_a_record_that_is_not_here_is_fetched_and_kept() -> None:
-    world, a, b, c = trio()
+    world, a, _b, c = trio()
     with apart(world, c):
         put(world, b"v", a)
         settle(world)
@@ -118,7 +118,7 @@ def test_a_holder_that_falls_silent_during_the_fetch_does_not_stop_the_read() ->
 
 def test_laggards_are_repaired_by_every_read_that_saw_them() -> None:
     """R20, R31."""
-    world, a, b, c = trio()
+    world, a, _b, c = trio()
     with apart(world, c):
         put(world, b"v", a)
         settle(world)
@@ -131,7 +131,7 @@ def test_laggards_are_repaired_by_every_read_that_saw_them() -> None:
 
 def test_a_read_that_proves_a_proposal_chosen_marks_it_here() -> None:
     """P2: two replicas accepted it, so it is chosen, though its coordinator never said so."""
-    world, a, b, c = trio()
+    world, a, b, _c = trio()
     put(world, b"old", a)
     settle(world)
     catch(world, m.MARKS, m.COMMIT, source=a)
@@ -190,8 +190,11 @@ def test_a_silent_majority_ends_a_read_at_its_deadline() -> None:
 
 @pytest.mark.parametrize(
     ("nodes", "replicas", "q1", "q2"),
-    [(1, 1, 0, 0), (2, 2, 0, 0), (3, 3, 0, 0), (3, 3, 1, 3), (3, 3, 3, 1), (4, 4, 2, 3), (5, 5, 2, 4), (7, 7, 0, 0), (7, 3, 0, 0)],
-)  # fmt: skip
+    [
+        *[(1, 1, 0, 0), (2, 2, 0, 0), (3, 3, 0, 0), (3, 3, 1, 3), (3, 3, 3, 1)],
+        *[(4, 4, 2, 3), (5, 5, 2, 4), (7, 7, 0, 0), (7, 3, 0, 0)],
+    ],
+)
 def test_every_quorum_shape_reads_what_it_wrote(nodes: int, replicas: int, q1: int, q2: int) -> None:
     """R26."""
     world = World(nodes, store=StoreConfig("default", replicas=replicas, q1=q1, q2=q2))
