@@ -96,14 +96,15 @@ class FastRead:
         return False
 
     def _base(self, ballot: Ballot) -> tuple[Version, bool]:
-        for digest in self._digests.values():
+        """Return the version of the record at `ballot`, and whether it counts as absent; whoever answered first."""
+        digests = self._digests.values()
+        is_absent = not ballot or any(digest.is_settled and digest.committed_ballot == ballot for digest in digests)
+        for digest in digests:
             if ballot and ballot == digest.committed_ballot:
-                return digest.committed_version, any(
-                    other.is_settled and other.committed_ballot == ballot for other in self._digests.values()
-                )
+                return digest.committed_version, is_absent
             if ballot and ballot == digest.accepted_ballot:
-                return digest.accepted_version, False
-        return NO_VERSION, True
+                return digest.accepted_version, is_absent
+        return NO_VERSION, is_absent
 
     def _has_crossed_a_purge(self) -> bool:
         """Return whether an absent reply's floor stands above another's unsettled record: the read may have begun

@@ -220,6 +220,7 @@ def visible_body(image: Image) -> bytes:
 # -- digests: what a fast read asks of the other replicas (R20)
 
 _ACCEPTED, _COMMITTED, _OVERLAY, _SETTLED, _FLOOR, _ENTRY_ABSENT = 1, 2, 4, 8, 16, 32
+_FLAGS_MAX = 63
 
 
 class Digest(NamedTuple):
@@ -283,8 +284,8 @@ def digest_parse(encoded: bytes) -> Digest:
         width = size if flags & bit else 0
         fields.append(encoded[at : at + width])
         at += width
-    if at != len(encoded):
-        raise ValueError(f"a digest of {len(encoded)} bytes, where its flags say {at}")
+    if at != len(encoded) or flags > _FLAGS_MAX:
+        raise ValueError(f"a digest of {len(encoded)} bytes, where its flags {flags:#x} say {at}")
     accepted, accepted_v, committed, committed_v, overlay_v, floor = fields
     return Digest(
         Ballot(accepted),

@@ -54,6 +54,7 @@ def image(
 ) -> Image:
     """An image whose records were changes of their ballots."""
     return EMPTY_IMAGE._replace(
+        promised=ballot(accepted) if accepted else NO_BALLOT,  # an accept promises at least its own ballot
         accepted_ballot=ballot(accepted) if accepted else NO_BALLOT,
         accepted=record(accepted, value) if accepted else NO_RECORD,
         committed_ballot=ballot(committed) if committed else NO_BALLOT,
