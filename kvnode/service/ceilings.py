@@ -56,18 +56,19 @@ class Ceilings:
         ballot = self._issuer.issue(stamp, seen)
         return ballot, self._issuer.follow(ballot)
 
-    def when_raised(self, then: Callable[[], None]) -> None:
-        """Call `then` once a higher ceiling is durable."""
+    def when_raised(self, then: Callable[[], None], above: int = 0) -> None:
+        """Call `then` once a ceiling that leaves room above `above` is durable."""
         self._waiting.append(then)
         if not self._renewing:
-            self._renew(self._clock.wall_ms(), 0)
+            self._renew(self._clock.wall_ms(), above)
 
     def covers(self, ballot: Ballot) -> bool:
         """Return whether a promise of `ballot` is safe without a sync of its own (R11)."""
         return int.from_bytes(ballot[:8], "big") <= self.hybrid.ceiling
 
     def _renew(self, physical_ms: int, above: int) -> None:
-        self._renewing = max(self.hybrid.next_ceiling(physical_ms), above + 1)
+        # Never below the one that stands: promises up to it were made without a sync (R11).
+        self._renewing = max(self.hybrid.next_ceiling(physical_ms), above + 1, self.hybrid.ceiling)
         self._engine.put_meta(_META, self._renewing.to_bytes(8, "big"), sync=True, then=self._on_durable)
 
     def _on_durable(self) -> None:

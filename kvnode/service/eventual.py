@@ -277,9 +277,13 @@ class Eventual:
             base, is_absent = held, entry_is_absent_based(overlay)  # the overlay has seen a later chosen change
         seen = (held, draft.token, committed, image.accepted.version)
         above = max([version_stamp(version) for version in seen if version] or [0])
+        hybrid = self._ceilings.hybrid
+        if stamp_ms(above) > self._runtime.clock.wall_ms() + hybrid.max_offset_ms:
+            draft.request.fail("clock-skew")  # to stamp above it would carry this node's clock away (R2)
+            return
         stamp = self._ceilings.stamp(above)
         if stamp is None:
-            self._ceilings.when_raised(lambda: self.write(draft))
+            self._ceilings.when_raised(lambda: self.write(draft), above)
             return
         version = version_eventual(version_sballot(base), stamp, self._node_id)
         if draft.stamp_only:
@@ -322,7 +326,10 @@ class Eventual:
         read = _Read(self, request, key, Tally(placement.members, r), deadline_s)
         read.number = number = self._exchanges.begin(read)
         self._open[number] = read
-        self._exchanges.send(placement.owners, (m.READ, number, self._epoch, key, 1))
+        reached = self._exchanges.send(placement.owners, (m.READ, number, self._epoch, key, 1))
+        for index in placement.owners:
+            if not reached >> index & 1 and number in self._open:
+                read.on_lost(index)
 
     def finish_read(self, read: _Read) -> None:
         """Answer a gathering that has its R states."""
