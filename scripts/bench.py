@@ -37,8 +37,9 @@ import uvloop
 import kvclient
 from kvclient.errors import KvError
 from kvnode import config as configuration
-from kvnode import detached, plan, probe, show
-from kvnode.localstate import State
+from kvnode.cli import probe, show
+from kvnode.local import detached, plan
+from kvnode.local.statefile import State
 
 WARM_UP_S = 1.0
 FLOOR = Path(__file__).with_name("floor.py")

@@ -24,9 +24,10 @@ from rich.markup import escape
 import kvclient
 from kvclient import EtagMismatch, Kv, KvError
 from kvnode import config as configuration
-from kvnode import detached, localstate, plan, probe, show
+from kvnode.cli import probe, show
 from kvnode.config import Config
-from kvnode.localstate import LocalError
+from kvnode.local import detached, plan, statefile
+from kvnode.local.statefile import LocalError
 from scripts.demo_counter import CLIENTS, Counter, Failed, expect, racing
 
 IMPORTS_IN_FLIGHT = 32
@@ -327,8 +328,8 @@ def reason(error: BaseException) -> str:
 
 def tell_logs(demo: Demo) -> None:
     """Show what the nodes said last."""
-    for log in sorted((demo.directory / localstate.LOGS).glob("*.log")):
-        for line in localstate.tail(log, 5):
+    for log in sorted((demo.directory / statefile.LOGS).glob("*.log")):
+        for line in statefile.tail(log, 5):
             demo.console.print(f"  {log.stem}| {escape(line)}", style="dim")
 
 

@@ -8,6 +8,7 @@ Bounds: at most `PENDING_MAX` marks wait, each about `commit_delay_s`; beyond th
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import islice
 from typing import Any
 
@@ -33,7 +34,7 @@ class Commits:
         self._timers = timers
         self._epoch = epoch
         self._delay_s = delay_s
-        self._pending: dict[bytes, tuple[Ballot, Placement]] = {}
+        self._pending: OrderedDict[bytes, tuple[Ballot, Placement]] = OrderedDict()
         self._is_armed = False
 
     def add(self, key: bytes, ballot: Ballot, placement: Placement) -> None:

@@ -22,6 +22,7 @@ from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.config import Limits
 from kvnode.core.operation import NOT_APPLIED, UNKNOWN, Operation, Result
 from kvnode.core.proposer import Round, Step
+from kvnode.core.version import ballot_ms
 from kvnode.runtime import Runtime
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.commits import Commits
@@ -32,7 +33,6 @@ from kvnode.service.registers import Registers
 from kvnode.service.states import promise_of
 
 _IN_DOUBT = Result(UNKNOWN, code="in doubt")
-_EVERYBODY = -1
 _LATE_RETRY_MS = 1000
 """What a retry past its deadline may take to find out what became of the operation (R24)."""
 _BATCH_MAX = 256
@@ -53,10 +53,12 @@ class Slot:
         "attempts",
         "complaint",
         "consensus",
+        "failed",
         "key",
         "number",
         "placement",
         "reached",
+        "refusers",
         "round",
         "seen",
         "since_s",
@@ -70,10 +72,14 @@ class Slot:
         self.waiting: list[Operation] = []
         self.round: Round | None = None
         self.number = 0
-        self.reached = _EVERYBODY
+        self.failed: Round | None = None
+        """The round before, while its late refusals may still clear its operations of doubt (R21)."""
+        self.reached = placement.members
         """Acceptors that were sent the round's record, as bits."""
         self.complaint = ""
-        """Code with which a replica refused to take part, if one did."""
+        """Code with which a replica refused to take part in the round, if one did."""
+        self.refusers = 0
+        """Those that did, as bits."""
         self.attempts = 0
         self.seen: Ballot = NO_BALLOT
         self.since_s = 0.0
@@ -81,9 +87,11 @@ class Slot:
     def on_reply(self, index: int, message: list[Any]) -> None:
         """Feed a replica's reply to the round."""
         round_ = self.round
-        if round_ is None:
-            return
         kind = message[0]
+        if round_ is None:
+            if self.failed is not None and kind != m.ACCEPTED:
+                self.failed.on_refused(index)
+            return
         if kind == m.ACCEPTED:
             step = round_.on_accepted(index, message[2])
         elif kind == m.PROMISE:
@@ -93,6 +101,7 @@ class Slot:
         else:
             if kind == m.REFUSED:
                 self.complaint = message[2]
+                self.refusers |= 1 << index
             step = round_.on_refused(index)
         if step is not Step.WAIT:
             self.consensus.obey(self, step)
@@ -191,13 +200,13 @@ class Consensus:
             return True
         if operation.deadline_ms >= self.now_ms():
             return False
-        if operation.is_first_try or operation.is_read:
-            _answer(operation, Result(NOT_APPLIED, code="deadline-exceeded"))
-            return True
-        if operation.was_proposed:
+        if operation.attempt > 1:
+            return False
+        if operation.is_in_doubt and not operation.is_read:
             _leave(operation)
-            return True
-        return False
+        else:
+            _answer(operation, Result(NOT_APPLIED, code="deadline-exceeded"))
+        return True
 
     # -- rounds
 
@@ -211,6 +220,8 @@ class Consensus:
         cached = self._promises.take(slot.key)
         ballots = self._ceilings.ballot(cached.ballot if cached else slot.seen)
         if ballots is None:
+            if cached is not None:
+                self._promises.keep(slot.key, cached)  # nothing was sent with it
             slot.waiting[:0] = operations
             self._ceilings.when_raised(lambda: self._next(slot))
             return
@@ -227,11 +238,12 @@ class Consensus:
 
     def obey(self, slot: Slot, step: Step) -> None:
         """Do what the round asks for."""
+        if step is Step.RETRY:
+            self._retry(slot)
+            return
         self._exchanges.end(slot.number)
         if step is Step.PROPOSE:
             self._propose(slot)
-        elif step is Step.RETRY:
-            self._retry(slot)
         else:
             self._finish(slot, step)
 
@@ -240,7 +252,7 @@ class Consensus:
         assert round_ is not None
         record = round_.record
         slot.number = number = self._exchanges.begin(slot)
-        slot.reached = _EVERYBODY  # until all is sent: this node's own refusal may come before `send` returns
+        slot.reached = slot.placement.members  # until all is sent: this node's own refusal may come before `send` returns
         commit = self._commits.take(slot.key)
         base, following = round_.base_version, round_.following
         reached = self._send(
@@ -281,28 +293,50 @@ class Consensus:
             self._promises.keep(slot.key, round_.cached_promise())
         for operation, result in zip(round_.operations, round_.results, strict=True):
             _answer(operation, result)
-        slot.attempts, slot.seen, slot.complaint = 0, NO_BALLOT, ""
+        slot.attempts, slot.seen, slot.complaint, slot.refusers = 0, NO_BALLOT, "", 0
         self._next(slot)
 
     def _retry(self, slot: Slot) -> None:
         """Begin again above everything seen, after a random, growing pause (R18)."""
         round_ = slot.round
         assert round_ is not None
-        round_.clear_doubt(slot.reached)
         slot.seen = max(slot.seen, round_.seen)
-        slot.round = None
+        slot.round, slot.failed = None, round_
         slot.attempts += 1
         limits = self._limits
-        quorums = slot.placement.quorums
-        if self._exchanges.reachable(slot.placement.members) < max(quorums.q1, quorums.q2):
-            self._give_up(slot, round_.operations, "quorum-unreachable")
+        code = self._why_hopeless(slot, round_)
+        if code:
+            self._end_failed(slot)
+            self._give_up(slot, round_.operations, code)
             return
-        if slot.complaint in ("overloaded", "clock-skew"):
-            self._give_up(slot, round_.operations, slot.complaint)
-            return
+        slot.complaint, slot.refusers = "", 0
         slot.waiting[:0] = round_.operations
         longest_s = min(limits.backoff_max_s, limits.backoff_min_s * 2.0 ** min(slot.attempts, 16))
-        self._runtime.timers.call_later(longest_s * self._runtime.rng.random(), lambda: self._next(slot))
+        self._runtime.timers.call_later(longest_s * self._runtime.rng.random(), lambda: self._resume(slot))
+
+    def _why_hopeless(self, slot: Slot, round_: Round) -> str:
+        """Return why no other round can succeed now, as an error code; empty if one may."""
+        members, quorums = slot.placement.members, slot.placement.quorums
+        needed = max(quorums.q1, quorums.q2)
+        if self._exchanges.reachable(members) < needed:
+            return "quorum-unreachable"
+        if (members & ~slot.refusers).bit_count() >= needed:
+            return ""
+        if slot.complaint == "clock-skew" and ballot_ms(round_.ballot) > self.now_ms() + self._limits.max_offset_ms:
+            slot.seen = NO_BALLOT  # it was another's ballot, from a clock far ahead, that we had outbid (R5)
+            return ""
+        return slot.complaint if slot.complaint in ("overloaded", "clock-skew") else ""
+
+    def _resume(self, slot: Slot) -> None:
+        self._end_failed(slot)
+        self._next(slot)
+
+    def _end_failed(self, slot: Slot) -> None:
+        """Close a round that failed: if by now all have refused its record, it had no effect (R21)."""
+        self._exchanges.end(slot.number)
+        if slot.failed is not None:
+            slot.failed.clear_doubt(slot.reached)
+            slot.failed = None
 
     def _give_up(self, slot: Slot, operations: list[Operation], code: str) -> None:
         """Answer a batch that cannot be run now: not applied, or unknown where an accept may still be chosen (R21)."""
@@ -311,7 +345,7 @@ class Consensus:
                 _leave(operation)
             else:
                 _answer(operation, Result(NOT_APPLIED, code=code))
-        slot.attempts, slot.seen, slot.complaint = 0, NO_BALLOT, ""
+        slot.attempts, slot.seen, slot.complaint, slot.refusers = 0, NO_BALLOT, "", 0
         self._next(slot)
 
     # -- what reads find
@@ -343,10 +377,13 @@ class Consensus:
             if round_ is None:
                 continue
             for operation in round_.operations:
-                if operation.deadline_ms + (_LATE_RETRY_MS if operation.attempt > 1 else 0) < now_ms:
+                if operation.attempt == 1:
+                    is_late = operation.deadline_ms < now_ms
+                else:  # its first round here is not disturbed, however late it came (R24)
+                    is_late = slot.attempts > 0 and operation.deadline_ms + _LATE_RETRY_MS < now_ms
+                if is_late:
                     _expire(operation)
             if now_s - slot.since_s > self._limits.round_timeout_s:
-                self._exchanges.end(slot.number)
                 self._retry(slot)
 
     def fail_all(self) -> None:

@@ -9,6 +9,8 @@ they carry; beyond that the one used longest ago goes.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from kvnode.core.proposer import CachedPromise
 
 _OVERHEAD_BYTES = 300
@@ -21,7 +23,7 @@ class PromiseCache:
     def __init__(self, promises_max: int, bytes_max: int) -> None:
         self._promises_max = promises_max
         self._bytes_max = bytes_max
-        self._held: dict[bytes, tuple[CachedPromise, int]] = {}
+        self._held: OrderedDict[bytes, tuple[CachedPromise, int]] = OrderedDict()  # see `registers`
         self._bytes = 0
 
     def take(self, key: bytes) -> CachedPromise | None:

@@ -12,6 +12,8 @@ from;
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.core.record import EMPTY_IMAGE, Image, Record
 from kvnode.core.register import Register, Verdict
@@ -43,7 +45,7 @@ class Registers:
         self._engine = engine
         self._registers_max = registers_max
         self._register_bytes_max = register_bytes_max
-        self._cache: dict[bytes, CachedRegister] = {}
+        self._cache: OrderedDict[bytes, CachedRegister] = OrderedDict()  # a plain dict finds its first key in O(n)
         self._total_bytes = 0
         self._restart_promise = restart_promise
         self.promise_base: dict[bytes, Ballot] = {}
@@ -106,13 +108,14 @@ class Registers:
             key = next(iter(self._cache))
             if key == loaded:
                 return  # its caller is about to use it, and a key must never have two registers
-            register = self._cache.pop(key)
+            register = self._cache[key]
             if register.pins or register.is_used or register.is_dirty:
-                self._cache[key] = register
+                self._cache.move_to_end(key)
                 register.is_used = False
                 if register.is_dirty:
                     self._write(key, register)
                 continue
+            del self._cache[key]
             self._forget(key, register)
 
     def _forget(self, key: bytes, register: CachedRegister) -> None:

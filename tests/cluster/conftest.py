@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from kvnode import config as configuration
-from kvnode import detached, localstate, plan
 from kvnode.config import Config
+from kvnode.local import detached, plan, statefile
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,9 +32,9 @@ class RealCluster:
         """Every node's address, for `kvclient.connect`."""
         return [node.address for node in self.config.nodes]
 
-    def node(self, name: str) -> localstate.NodeState:
+    def node(self, name: str) -> statefile.NodeState:
         """What the supervisor says of a node."""
-        return next(node for node in localstate.running(self.directory).nodes if node.id == name)
+        return next(node for node in statefile.running(self.directory).nodes if node.id == name)
 
     def kvnode(self, *arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command against this cluster."""
@@ -47,7 +47,7 @@ class RealCluster:
 
     def tell(self, what: str, node: str) -> None:
         """Ask the supervisor to kill, pause, resume or restart a node; returns when it is done."""
-        localstate.ask(self.directory, 60, do=what, node=node)
+        statefile.ask(self.directory, 60, do=what, node=node)
 
 
 def kvnode(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kvnode import plan
+from kvnode.local import plan
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

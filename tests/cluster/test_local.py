@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from kvnode import config as configuration
-from kvnode import local, localstate, plan
 from kvnode.config import Config
-from kvnode.local import Supervisor
-from kvnode.localstate import LocalError
+from kvnode.local import plan, statefile
+from kvnode.local import supervisor as supervision
+from kvnode.local.statefile import LocalError
+from kvnode.local.supervisor import Supervisor
 
 STAND_IN = """
 import signal, sys, time
@@ -47,10 +48,10 @@ class Running:
         self.code: int | None = None
 
     async def ask(self, **request: Any) -> dict[str, Any]:
-        return await asyncio.to_thread(localstate.ask, self.directory, 20, **request)
+        return await asyncio.to_thread(statefile.ask, self.directory, 20, **request)
 
-    def node(self, name: str) -> localstate.NodeState:
-        state = localstate.load(self.directory)
+    def node(self, name: str) -> statefile.NodeState:
+        state = statefile.load(self.directory)
         assert state is not None
         return next(node for node in state.nodes if node.id == name)
 
@@ -78,7 +79,7 @@ async def supervised(config: Config, **moods: str) -> AsyncIterator[Running]:
 
 async def test_every_node_serves_and_the_state_file_names_their_processes(config: Config) -> None:
     async with supervised(config) as running:
-        state = localstate.running(config.data_dir)
+        state = statefile.running(config.data_dir)
         assert [node.state for node in state.nodes] == ["serving"] * 3
         assert all(node.is_alive for node in state.nodes)
         assert [node.address for node in state.nodes] == [node.address for node in config.nodes]
@@ -87,15 +88,15 @@ async def test_every_node_serves_and_the_state_file_names_their_processes(config
 
 async def test_no_process_is_left_after_a_stop(config: Config) -> None:
     async with supervised(config):
-        state = localstate.running(config.data_dir)
+        state = statefile.running(config.data_dir)
     assert state.orphans() == ()
-    assert not localstate.is_supervised(config.data_dir)
+    assert not statefile.is_supervised(config.data_dir)
 
 
 async def test_a_node_that_ignores_sigterm_is_killed_with_a_message(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "STOP_GRACE_S", 0.1)
+    monkeypatch.setattr(supervision, "STOP_GRACE_S", 0.1)
     async with supervised(config, n2="stubborn") as running:
         stubborn = running.node("n2")
     assert not stubborn.is_alive
@@ -116,7 +117,7 @@ async def test_a_killed_node_is_reported_and_stays_down_until_it_is_restarted(co
 
 async def test_a_node_that_does_not_start_is_reported_with_its_last_words_and_the_others_serve(config: Config) -> None:
     async with supervised(config, n3="broken") as running:
-        states = {node.id: node.state for node in localstate.running(config.data_dir).nodes}
+        states = {node.id: node.state for node in statefile.running(config.data_dir).nodes}
         assert states == {"n1": "serving", "n2": "serving", "n3": "down"}
         assert "belongs to another cluster" in (await running.ask(do="status"))["last_words"]["n3"]
         with pytest.raises(LocalError, match=r"n3 does not serve.*\n.*another cluster"):
@@ -170,33 +171,33 @@ async def test_a_taken_port_is_named_and_nothing_is_started(config: Config) -> N
     async with server:
         with pytest.raises(LocalError, match=f"port in use: {taken.address} of node n2"):
             await Supervisor(config, print).run(lambda supervisor: None)
-    assert localstate.load(config.data_dir) is None
+    assert statefile.load(config.data_dir) is None
 
 
 async def test_nodes_whose_supervisor_was_killed_are_refused_by_up_and_stopped_by_down(config: Config) -> None:
     plan.prepare_directory(config.data_dir)
     orphan = await asyncio.create_subprocess_exec(sys.executable, "-c", STAND_IN, "n1", "good")
-    started = localstate.process_started(orphan.pid)
+    started = statefile.process_started(orphan.pid)
     assert started is not None
-    node = localstate.NodeState("n1", "127.0.0.1:1", orphan.pid, started, "serving", "n1.log")
-    localstate.save(config.data_dir, localstate.State(1, "gone", "c.toml", "none.sock", (node,)))
+    node = statefile.NodeState("n1", "127.0.0.1:1", orphan.pid, started, "serving", "n1.log")
+    statefile.save(config.data_dir, statefile.State(1, "gone", "c.toml", "none.sock", (node,)))
     with pytest.raises(LocalError, match=rf"n1 \(pid {orphan.pid}\) of an earlier"):
         await Supervisor(config, print).run(lambda supervisor: None)
     waiting = asyncio.ensure_future(orphan.wait())
-    assert await asyncio.to_thread(localstate.stop_orphans, (node,), 10) == []
+    assert await asyncio.to_thread(statefile.stop_orphans, (node,), 10) == []
     assert await waiting == -signal.SIGTERM
 
 
 def test_a_process_with_a_reused_number_is_not_taken_for_the_recorded_one() -> None:
-    node = localstate.NodeState("n1", "127.0.0.1:1", os.getpid(), "another start", "serving", "n1.log")
+    node = statefile.NodeState("n1", "127.0.0.1:1", os.getpid(), "another start", "serving", "n1.log")
     assert not node.is_alive
-    localstate.stop_orphans((node,), 1)  # would end this very test
+    statefile.stop_orphans((node,), 1)  # would end this very test
 
 
 async def test_a_data_directory_with_a_long_path_still_has_a_control_socket(tmp_path: Path, config: Config) -> None:
     deep = tmp_path / ("d" * 80) / ("e" * 80)
     async with supervised(replace(config, data_dir=deep)) as running:
-        state = localstate.running(deep)
+        state = statefile.running(deep)
         assert not state.socket.startswith(str(deep))
         assert (await running.ask(do="status"))["nodes"][0]["id"] == "n1"
     assert not Path(state.socket).parent.exists()

@@ -63,7 +63,7 @@ def test_an_interrupted_export_goes_on_after_its_last_whole_line(shared_cluster:
 
 def next_partial(cluster: Any, prefix: str, out: Path) -> Path:
     """Return where an export keeps its lines until it is complete."""
-    from kvnode import show, transfer
+    from kvnode.cli import show, transfer
 
     identity = show.as_json([cluster.config.cluster_name, "default", prefix])
     return transfer.partial_path(out, identity)

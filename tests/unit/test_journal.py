@@ -9,8 +9,8 @@ import pytest
 
 from kvclient import OperationId
 from kvclient.errors import ConfigError
-from kvnode import journal
-from kvnode.journal import BASE_LIFE_S, BASE_SERVES_MS, RESERVE_LINES, Journal, Source
+from kvnode.cli import journal
+from kvnode.cli.journal import BASE_LIFE_S, BASE_SERVES_MS, RESERVE_LINES, Journal, Source
 
 SOURCE = Source("digest", 10, "default", "strong", {"n1": 1, "n2": 2})
 

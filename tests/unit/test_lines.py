@@ -12,7 +12,7 @@ from kvclient import Item, RawJson
 from kvclient.content import encode
 from kvclient.errors import InvalidRequest
 from kvclient.wire.values import NO_VERSION, VERSION_BYTES, Version
-from kvnode import lines
+from kvnode.cli import lines
 
 VERSION = Version(bytes(VERSION_BYTES))
 JSON = st.recursive(

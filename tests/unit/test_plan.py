@@ -10,9 +10,9 @@ import pytest
 
 from kvclient.errors import ConfigError
 from kvnode import config as configuration
-from kvnode import plan
 from kvnode.config import NodeConfig
-from kvnode.localstate import LocalError
+from kvnode.local import plan
+from kvnode.local.statefile import LocalError
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvnode import show
+from kvnode.cli import show
 
 
 def test_plain_columns_are_aligned_and_numbers_stand_right() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from kvclient.addresses import Address, seeds_of
 from kvnode import config as configuration
-from kvnode import localstate, plan
-from kvnode.localstate import LocalError
+from kvnode.local import plan, statefile
+from kvnode.local.statefile import LocalError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def find(addresses: tuple[str, ...] = (), config: Path | None = None, data_dir: 
 def find_config(config: Path | None, data_dir: Path | None) -> Path:
     """Return the configuration file that counts.  Raises LocalError if there is none."""
     if data_dir is not None:
-        path = data_dir / localstate.CONFIG_FILE
+        path = data_dir / statefile.CONFIG_FILE
         if not path.exists():
             raise LocalError(
                 f"no cluster was ever started on {data_dir}: start one with `kvnode up`, or give --address"
@@ -49,7 +49,7 @@ def find_config(config: Path | None, data_dir: Path | None) -> Path:
         return path
     path = config or plan.DEFAULT_CONFIG
     if config is None and not path.exists():
-        path = plan.DEFAULT_DATA_DIR / localstate.CONFIG_FILE
+        path = plan.DEFAULT_DATA_DIR / statefile.CONFIG_FILE
         if not path.exists():
             raise LocalError("which cluster? give --config or --address, or start one here with `kvnode up`")
     return _effective(path)
@@ -58,8 +58,8 @@ def find_config(config: Path | None, data_dir: Path | None) -> Path:
 def _effective(path: Path) -> Path:
     """Return what the cluster that runs on this configuration's data directory was started with, if one runs there."""
     directory = configuration.load(path).data_dir
-    effective = directory / localstate.CONFIG_FILE
-    return effective if localstate.is_supervised(directory) and effective.exists() else path
+    effective = directory / statefile.CONFIG_FILE
+    return effective if statefile.is_supervised(directory) and effective.exists() else path
 
 
 def from_file(path: Path) -> Target:

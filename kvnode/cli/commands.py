@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from kvclient.errors import ConfigError, EtagMismatch, InvalidRequest, KvError
-from kvnode import __version__, localstate, operations, show, target
-from kvnode.localstate import LocalError
-from kvnode.operations import address_option, config_option, data_dir_option, json_option
+from kvnode import __version__
+from kvnode.cli import operations, show, target
+from kvnode.cli.operations import address_option, config_option, data_dir_option, json_option
+from kvnode.local import statefile
+from kvnode.local.statefile import LocalError
 
 if TYPE_CHECKING:
-    from kvnode.local import Supervisor
+    from kvnode.local.supervisor import Supervisor
 
 DONE, FAILED, USAGE, MISMATCH, REFUSED, UNKNOWN = range(6)
 RESTART_TIMEOUT_S = 700.0
@@ -137,13 +139,14 @@ def up(nodes: int | None, config: Path | None, data_dir: Path | None, detach: bo
     The configuration is --config, else what --data-dir was started with before, else ./cluster.toml, else
     three nodes on ports 7401 to 7403 with their data in ./.kvnode.
     """
-    from kvnode import local, plan
+    from kvnode.local import plan
+    from kvnode.local import supervisor as supervision
 
     planned = plan.make(config, data_dir, nodes)
     if detach:
         _up_detached(planned.data_dir, config, nodes)
         return
-    supervisor = local.Supervisor(planned, _say)
+    supervisor = supervision.Supervisor(planned, _say)
     code = asyncio.run(supervisor.run(_announce))
     if code == 0:
         _say("stopped")
@@ -164,7 +167,7 @@ def _announce(supervisor: Supervisor) -> None:
         _say("Ctrl-C stops it")
 
 
-def _say_who_serves(directory: Path, nodes: list[localstate.NodeState], words: dict[str, str]) -> bool:
+def _say_who_serves(directory: Path, nodes: list[statefile.NodeState], words: dict[str, str]) -> bool:
     """Print the table of nodes and what those that do not serve said last; return whether any runs."""
     rows = [(node.id, node.state, node.address, node.pid or "-", node.log) for node in nodes]
     _say(show.table(("node", "state", "address", "pid", "log"), rows))
@@ -178,13 +181,13 @@ def _say_who_serves(directory: Path, nodes: list[localstate.NodeState], words: d
 
 
 def _up_detached(directory: Path, config: Path | None, nodes: int | None) -> None:
-    from kvnode import detached
+    from kvnode.local import detached
 
     options = ["--data-dir", str(directory)]
     options += ["--config", str(config.absolute())] if config else []
     options += ["--nodes", str(nodes)] if nodes else []
     answer = detached.start(directory, options)
-    states = [localstate.NodeState(**fields) for fields in answer["nodes"]]
+    states = [statefile.NodeState(**fields) for fields in answer["nodes"]]
     _say_who_serves(directory, states, answer["last_words"])
     if any(state.state != "serving" for state in states):
         sys.exit(FAILED)
@@ -196,7 +199,7 @@ def _up_detached(directory: Path, config: Path | None, nodes: int | None) -> Non
 @data_dir_option
 def down(config: Path | None, data_dir: Path | None) -> None:
     """Drain and stop a cluster that `kvnode up` started."""
-    from kvnode import detached
+    from kvnode.local import detached
 
     directory = target.find_directory(config, data_dir)
     for sentence in detached.stop(directory):
@@ -206,7 +209,7 @@ def down(config: Path | None, data_dir: Path | None) -> None:
 
 def _ask_about_node(name: str, config: Path | None, data_dir: Path | None, what: str, timeout_s: float) -> None:
     directory = target.find_directory(config, data_dir)
-    answer = localstate.ask(directory, timeout_s, do=what, node=name)
+    answer = statefile.ask(directory, timeout_s, do=what, node=name)
     state = next(fields for fields in answer["nodes"] if fields["id"] == name)
     _say(f"node {name}: {state['state']}" + (f" (pid {state['pid']})" if state["pid"] else ""))
 
@@ -278,7 +281,7 @@ def _status_text(found: target.Target, nodes: list[dict[str, Any]], as_json: boo
 
 async def _facts(found: target.Target) -> list[dict[str, Any]]:
     """Return what every node says of itself, or what the supervisor and the socket say of one that is silent."""
-    from kvnode import probe
+    from kvnode.cli import probe
 
     answers = await probe.statuses(found.addresses, found.cluster)
     states = _supervised(found)
@@ -294,8 +297,8 @@ async def _facts(found: target.Target) -> list[dict[str, Any]]:
     return facts
 
 
-def _supervised(found: target.Target) -> dict[str, localstate.NodeState]:
-    if found.data_dir is None or not localstate.is_supervised(found.data_dir):
+def _supervised(found: target.Target) -> dict[str, statefile.NodeState]:
+    if found.data_dir is None or not statefile.is_supervised(found.data_dir):
         return {}
-    state = localstate.load(found.data_dir)
+    state = statefile.load(found.data_dir)
     return {node.id: node for node in state.nodes} if state else {}

@@ -1,7 +1,7 @@
 """A supervisor in a session of its own: `kvnode up --detach`, and `kvnode down` for any supervisor.
 
-Decides: when a detached start counts as done, and how long a stop may take.  Leaves to others: supervising (`local`)
-and the state file (`localstate`).
+Decides: when a detached start counts as done, and how long a stop may take.  Leaves to others: supervising
+(`supervisor`) and the state file (`statefile`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 from kvclient.errors import ConfigError
 from kvnode import config as configuration
-from kvnode import localstate, plan
 from kvnode.config import Config
-from kvnode.localstate import LocalError
+from kvnode.local import plan, statefile
+from kvnode.local.statefile import LocalError
 
 START_TIMEOUT_S = 90.0
-"""Above the supervisor's own bound for its nodes (local.START_TIMEOUT_S)."""
+"""Above the supervisor's own bound for its nodes (supervision.START_TIMEOUT_S)."""
 STOP_MARGIN_S = 15.0
 """On top of the nodes' drain timeout: the supervisor kills what has not drained by then."""
 LOG_NAME = "supervisor.log"
@@ -34,9 +34,9 @@ def start(directory: Path, options: list[str]) -> dict[str, Any]:
     Raises LocalError with the supervisor's own words if it gives up.
     """
     plan.prepare_directory(directory)
-    if localstate.is_supervised(directory):
-        raise LocalError(localstate.already_running(directory))
-    log = directory / localstate.LOGS / LOG_NAME
+    if statefile.is_supervised(directory):
+        raise LocalError(statefile.already_running(directory))
+    log = directory / statefile.LOGS / LOG_NAME
     with log.open("ab") as output:
         log_from = output.tell()
         supervisor = subprocess.Popen(
@@ -48,7 +48,7 @@ def start(directory: Path, options: list[str]) -> dict[str, Any]:
         )
     _wait_for_control(directory, supervisor, log, log_from)
     try:
-        return localstate.ask(directory, START_TIMEOUT_S, do="wait")
+        return statefile.ask(directory, START_TIMEOUT_S, do="wait")
     except LocalError:
         raise _gave_up(supervisor, log, log_from) from None
 
@@ -56,12 +56,12 @@ def start(directory: Path, options: list[str]) -> dict[str, Any]:
 def _wait_for_control(directory: Path, supervisor: subprocess.Popen[bytes], log: Path, log_from: int) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
-        state = localstate.load(directory)
+        state = statefile.load(directory)
         if state is not None and state.pid == supervisor.pid:
             return
         if supervisor.poll() is not None or time.monotonic() > deadline:
             raise _gave_up(supervisor, log, log_from)
-        time.sleep(localstate.POLL_S)
+        time.sleep(statefile.POLL_S)
 
 
 def _gave_up(supervisor: subprocess.Popen[bytes], log: Path, log_from: int) -> LocalError:
@@ -69,7 +69,7 @@ def _gave_up(supervisor: subprocess.Popen[bytes], log: Path, log_from: int) -> L
         supervisor.wait(2)  # it answers for itself in its log before it ends
     except subprocess.TimeoutExpired:
         return LocalError(f"the supervisor (pid {supervisor.pid}) does not answer, see {log}")
-    lines = [line.removeprefix("kvnode: ") for line in localstate.tail(log, 20, log_from)]
+    lines = [line.removeprefix("kvnode: ") for line in statefile.tail(log, 20, log_from)]
     return LocalError("\n".join(lines) or f"the supervisor exited with code {supervisor.returncode}, see {log}")
 
 
@@ -78,45 +78,45 @@ def stop(directory: Path) -> list[str]:
 
     Node processes whose supervisor was killed are stopped too.  Raises LocalError if nothing runs there.
     """
-    state = localstate.load(directory)
+    state = statefile.load(directory)
     grace_s = _drain_timeout_s(directory) + STOP_MARGIN_S
-    if not localstate.is_supervised(directory):
+    if not statefile.is_supervised(directory):
         orphans = state.orphans() if state else ()
         if not orphans:
-            localstate.running(directory)
-        return localstate.stop_orphans(orphans, grace_s)
-    localstate.ask(directory, grace_s, do="down")
+            statefile.running(directory)
+        return statefile.stop_orphans(orphans, grace_s)
+    statefile.ask(directory, grace_s, do="down")
     deadline = time.monotonic() + grace_s
-    while localstate.is_supervised(directory):
+    while statefile.is_supervised(directory):
         if time.monotonic() > deadline:
             raise LocalError(f"the supervisor of {directory} did not stop in {grace_s:g} s")
-        time.sleep(localstate.POLL_S)
+        time.sleep(statefile.POLL_S)
     return []
 
 
 def _drain_timeout_s(directory: Path) -> float:
     try:
-        return configuration.load(directory / localstate.CONFIG_FILE).limits.drain_timeout_s
+        return configuration.load(directory / statefile.CONFIG_FILE).limits.drain_timeout_s
     except ConfigError:
         return configuration.Limits().drain_timeout_s
 
 
 @contextmanager
-def cluster(config: Config) -> Iterator[localstate.State]:
+def cluster(config: Config) -> Iterator[statefile.State]:
     """Run a cluster of this configuration, with a supervisor of its own, until the block ends.
 
     For scripts and tests.  Raises LocalError, with the last words of the nodes, unless every node serves.
     """
     directory = config.data_dir.absolute()
     plan.prepare_directory(directory)
-    localstate.write_atomically(directory / localstate.CONFIG_FILE, replace(config, data_dir=directory).to_toml())
+    statefile.write_atomically(directory / statefile.CONFIG_FILE, replace(config, data_dir=directory).to_toml())
     answer = start(directory, ["--data-dir", str(directory)])
     try:
         idle = [node["id"] for node in answer["nodes"] if node["state"] != "serving"]
         if idle:
             words = "".join(answer["last_words"].get(name, "") for name in idle)
             raise LocalError(f"{', '.join(idle)} did not begin to serve{words}")
-        yield localstate.running(directory)
+        yield statefile.running(directory)
     finally:
-        if localstate.is_supervised(directory):
+        if statefile.is_supervised(directory):
             stop(directory)

@@ -26,9 +26,9 @@ import xxhash
 import kvclient
 from kvclient import Consistency, Kv, OperationId, Store
 from kvclient.errors import ConfigError, InvalidRequest, KvError, NotConnected, OutcomeUnknown
-from kvnode import journal, lines, probe, show
-from kvnode.journal import Journal, Source, Ticket
-from kvnode.target import Target
+from kvnode.cli import journal, lines, probe, show
+from kvnode.cli.journal import Journal, Source, Ticket
+from kvnode.cli.target import Target
 
 TIMEOUT_S = 30.0
 """How long one line is tried: longer than the restart of a node takes."""

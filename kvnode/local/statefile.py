@@ -1,7 +1,8 @@
 """What a cluster started by `kvnode up` leaves in its data directory, and how other commands talk to its supervisor.
 
 Decides: the state file, the lock that says "a supervisor is running", how a process is told from another that got its
-number, and the control protocol (JSON lines over a unix socket).  Leaves to others: starting and stopping (`local`).
+number, and the control protocol (JSON lines over a unix socket).  Leaves to others: starting and stopping
+(`supervisor`).
 
 Invariants:
 - The lock is held for as long as its supervisor lives, by the kernel: state without a locked lock is stale.

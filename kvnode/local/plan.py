@@ -2,7 +2,7 @@
 
 Decides: which configuration counts, how nodes are added to or taken from it, and that a data directory keeps the
 placement that its data was written under.  Leaves to others: what a valid configuration is (`config`) and starting
-anything (`local`).  Planning writes nothing into the data directory.
+anything (`supervisor`).  Planning writes nothing into the data directory.
 
 Precedence: `--config`; else what the given `--data-dir` was started with before; else `./cluster.toml`; else what
 `./.kvnode` was started with before; else three nodes on ports 7401 to 7403.
@@ -21,7 +21,7 @@ from pathlib import Path
 from kvclient.errors import ConfigError
 from kvnode import config as configuration
 from kvnode.config import Config, NodeConfig
-from kvnode.localstate import CONFIG_FILE, LOGS, LocalError
+from kvnode.local.statefile import CONFIG_FILE, LOGS, LocalError
 
 DEFAULT_CONFIG = Path("cluster.toml")
 DEFAULT_DATA_DIR = Path(".kvnode")

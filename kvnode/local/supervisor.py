@@ -1,7 +1,7 @@
 """A cluster on this machine: one process per node, supervised.
 
 Decides: how node processes are started, watched, hurt on request and stopped, and what is said about each.  Leaves to
-others: the configuration (`plan`), the state file and the control protocol's bytes (`localstate`), and what a node is.
+others: the configuration (`plan`), the state file and the control protocol's bytes (`statefile`), and what a node is.
 
 A node that dies is reported and stays dead until somebody asks for it: a supervisor that restarted nodes by itself
 would hide what a replicated store must show.  Nodes run in sessions of their own, so a Ctrl-C reaches only the
@@ -27,9 +27,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from kvnode import localstate, plan
 from kvnode.config import Config, NodeConfig
-from kvnode.localstate import LocalError, NodeState
+from kvnode.local import plan, statefile
+from kvnode.local.statefile import LocalError, NodeState
 
 POLL_S = 0.05
 START_TIMEOUT_S = 60.0
@@ -53,7 +53,7 @@ class NodeProcess:
 
     def __init__(self, config: NodeConfig, directory: Path) -> None:
         self.config = config
-        self.log = directory / localstate.LOGS / f"{config.id}.log"
+        self.log = directory / statefile.LOGS / f"{config.id}.log"
         self.phase: Phase = "down"
         self.settled = asyncio.Event()
         """Set once the current process serves or has gone."""
@@ -89,7 +89,7 @@ class NodeProcess:
                 env=environment,
                 start_new_session=True,
             )
-        self._started = localstate.process_started(self._process.pid) or ""
+        self._started = statefile.process_started(self._process.pid) or ""
         self.phase = "starting"
         self.settled.clear()
         self.gone.clear()
@@ -114,11 +114,11 @@ class NodeProcess:
 
     def _has_said_that_it_serves(self) -> bool:
         wanted = f"kvnode {self.config.id} serves on "
-        return any(wanted in line for line in localstate.tail(self.log, 200, self._log_from))
+        return any(wanted in line for line in statefile.tail(self.log, 200, self._log_from))
 
     def last_words(self) -> str:
         """Return the last lines that the current or last process wrote to the log."""
-        lines = localstate.tail(self.log, LOG_LINES, self._log_from)
+        lines = statefile.tail(self.log, LOG_LINES, self._log_from)
         return "".join(f"\n  {self.config.id}| {line}" for line in lines)
 
     def epitaph(self, pid: int, code: int) -> str:
@@ -183,17 +183,17 @@ class Supervisor:
         Raises LocalError before anything was started.
         """
         plan.prepare_directory(self.directory)
-        with localstate.lock(self.directory):
+        with statefile.lock(self.directory):
             self._refuse_orphans()
             plan.check_addresses(self.config)
-            localstate.write_atomically(self.config_path, self.config.to_toml())
+            statefile.write_atomically(self.config_path, self.config.to_toml())
             self._handle_signals()
             return await self._supervise(on_started)
 
     @property
     def config_path(self) -> Path:
         """The effective configuration, which the nodes read."""
-        return self.directory / localstate.CONFIG_FILE
+        return self.directory / statefile.CONFIG_FILE
 
     def request_stop(self) -> None:
         """Begin to stop; the second call stops waiting for nodes to drain."""
@@ -255,7 +255,7 @@ class Supervisor:
         await asyncio.gather(*(node.kill() for node in self.nodes.values()))
 
     def _refuse_orphans(self) -> None:
-        state = localstate.load(self.directory)
+        state = statefile.load(self.directory)
         orphans = state.orphans() if state else ()
         if orphans:
             names = ", ".join(f"{node.id} (pid {node.pid})" for node in orphans)
@@ -271,21 +271,21 @@ class Supervisor:
 
     def save(self) -> None:
         """Write the state file; a full disk is reported, the cluster goes on."""
-        started = localstate.process_started(os.getpid()) or ""
+        started = statefile.process_started(os.getpid()) or ""
         nodes = tuple(node.facts() for node in self.nodes.values())
         try:
-            localstate.save(
-                self.directory, localstate.State(os.getpid(), started, str(self.config_path), self._socket, nodes)
+            statefile.save(
+                self.directory, statefile.State(os.getpid(), started, str(self.config_path), self._socket, nodes)
             )
         except OSError as error:
-            self._say(f"cannot write {self.directory / localstate.STATE_FILE}: {error.strerror}")
+            self._say(f"cannot write {self.directory / statefile.STATE_FILE}: {error.strerror}")
 
     # -- control: JSON lines over a unix socket
 
     async def _listen(self) -> asyncio.Server:
-        path = self.directory / localstate.SOCKET_FILE
-        if len(os.fsencode(path)) > localstate.SOCKET_PATH_BYTES_MAX:
-            path = Path(tempfile.mkdtemp(prefix="kvnode-")) / localstate.SOCKET_FILE
+        path = self.directory / statefile.SOCKET_FILE
+        if len(os.fsencode(path)) > statefile.SOCKET_PATH_BYTES_MAX:
+            path = Path(tempfile.mkdtemp(prefix="kvnode-")) / statefile.SOCKET_FILE
         path.unlink(missing_ok=True)
         self._socket = str(path)
         before = os.umask(0o177)

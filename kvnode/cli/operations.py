@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from kvclient.errors import InvalidRequest
-from kvnode import show, target
+from kvnode.cli import show, target
 
 if TYPE_CHECKING:
     from kvclient import Item, Store
@@ -91,7 +91,7 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _print_value(item: Item) -> None:
     """Print a value: JSON on one line, bytes as they are."""
-    from kvnode import lines
+    from kvnode.cli import lines
 
     if isinstance(item.value, bytes):
         sys.stdout.buffer.write(item.value)
@@ -122,7 +122,7 @@ def get(
     as_json: bool,
 ) -> None:
     """Print the value of KEY; exit code 1 if there is none."""
-    from kvnode import lines
+    from kvnode.cli import lines
 
     options = _given(consistency=consistency, r=r)
     item = Cluster(config, address, data_dir).run(store, timeout, lambda kv: kv.get(key, **options))
@@ -163,7 +163,7 @@ def put(
     VALUE is JSON if it parses as JSON (`1`, `true`, `{"a": 1}`), otherwise text (`hello`); --as decides otherwise.
     VALUE "-" (stdin) and --file store bytes unless --as says json or text.
     """
-    from kvnode import lines
+    from kvnode.cli import lines
 
     if (value is None) == (file is None):
         raise click.UsageError("give either VALUE or --file")
@@ -241,7 +241,7 @@ def scan(
 
 
 def _scan_line(item: Item, values: bool, as_json: bool) -> str:
-    from kvnode import lines
+    from kvnode.cli import lines
 
     if as_json:
         return lines.item_json(item)
@@ -308,7 +308,7 @@ def import_(
     A bad line (not JSON, a bad key, too large) stops the import, or with --keep-going is reported and left out.  The
     exit code is 2 for bad lines, 4 if writes were refused, 5 if the outcome of some is unknown.
     """
-    from kvnode import transfer
+    from kvnode.cli import transfer
 
     cluster = Cluster(config, address, data_dir)
     job = transfer.ImportJob(file=file, store=store, timeout=timeout or transfer.TIMEOUT_S, **options)
@@ -336,7 +336,7 @@ def export(
     With --output the file appears when it is complete; an interrupted export leaves FILE.partial, and the same
     command goes on after its last line.
     """
-    from kvnode import transfer
+    from kvnode.cli import transfer
 
     click.echo("kvnode: this is an eventual view of the store, not a snapshot", err=True)
     cluster = Cluster(config, address, data_dir)
