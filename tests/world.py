@@ -106,15 +106,17 @@ class WorldTimers:
 class WorldLink:
     """The link on which one node's replies or requests leave for another."""
 
-    def __init__(self, world: World, source: int, target: int, *, life: int) -> None:
+    def __init__(self, world: World, source: int, target: int) -> None:
         self.world = world
         self.source = source
         self.index = target
-        self.life = life
+        self.connection = world.connection(source, target)
         self.requests = 0
 
     def send(self, message: Any) -> bool:
-        return self.world.post(self.source, self.index, message)
+        """Queue a message, unless the connection has ended since: nothing goes over to a later one."""
+        is_open = self.connection == self.world.connection(self.source, self.index)
+        return is_open and self.world.post(self.source, self.index, message)
 
 
 @dataclass(eq=False)
@@ -148,7 +150,8 @@ class Call:
     @property
     def value(self) -> bytes | None:
         """What a get or a conflict shows, without its tag; None if the key is absent."""
-        assert self.answer is not None and self.answer[0] in (m.ITEM, m.CONFLICT), self.answer
+        assert self.answer is not None
+        assert self.answer[0] in (m.ITEM, m.CONFLICT), self.answer
         return body_content(self.answer[2])[1:] if self.answer[2] else None
 
     @property
@@ -188,6 +191,7 @@ class World:
         self.scheduler = Scheduler()
         self.rng = random.Random(seed)
         self.queues: dict[tuple[int, int], deque[bytes]] = {}
+        self._connections: dict[tuple[int, int], int] = {}
         self.held: set[tuple[int, int]] = set()
         self.held_disks: dict[int, list[Callable[[], object]]] = {}
         self.cut_links: set[tuple[int, int]] = set()
@@ -232,7 +236,7 @@ class World:
     def _connect(self, source: int, target: int) -> None:
         if (source, target) in self.cut_links or (target, source) in self.cut_links:
             return
-        link = WorldLink(self, source, target, life=self.hosts[source].incarnation)
+        link = WorldLink(self, source, target)
         self.hosts[source].node.exchanges.on_peer_up(target, link)
 
     def crash(self, index: int, *, keep_unsynced: int = 0) -> None:
@@ -245,6 +249,7 @@ class World:
         for pair in [pair for pair in self.queues if index in pair]:
             self.queues.pop(pair)
         for other, remote in enumerate(self.hosts):
+            self._disconnect(index, other)
             if other != index and remote.is_up:
                 remote.node.exchanges.on_peer_lost(index)
 
@@ -257,6 +262,7 @@ class World:
 
     def cut(self, one: int, other: int) -> None:
         """Cut the links between two nodes, both ways; what was on them is lost, and both notice."""
+        self._disconnect(one, other)
         for source, target in ((one, other), (other, one)):
             self.cut_links.add((source, target))
             self.queues.pop((source, target), None)
@@ -269,6 +275,13 @@ class World:
             self.cut_links.discard((source, target))
         for source, target in ((one, other), (other, one)):
             self._connect(source, target)
+
+    def connection(self, one: int, other: int) -> int:
+        """Return the number of the connection between two nodes: the next one is another."""
+        return self._connections.get((min(one, other), max(one, other)), 0)
+
+    def _disconnect(self, one: int, other: int) -> None:
+        self._connections[min(one, other), max(one, other)] = self.connection(one, other) + 1
 
     # -- disks
 
@@ -314,7 +327,7 @@ class World:
         message = msgpack.unpackb(queue.popleft())
         m.check(message)
         host = self.hosts[target]
-        host.node.on_batch(WorldLink(self, target, source, life=host.incarnation), [message])
+        host.node.on_batch(WorldLink(self, target, source), [message])
         return message
 
     def _deliver_any(self) -> bool:

@@ -283,7 +283,7 @@ def no_accept_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
 
 def refused_by_all_is_not_applied() -> None:
     """R21: every acceptor that it was sent to refused it."""
-    world, a, b, c = trio(q1=3, q2=1)  # one acknowledgement chooses, so all refusals come in before the round is lost
+    world, a, b, c = trio()
     put(world, b"old", a)  # a has a cached promise
     settle(world)
     own = catch(world, m.ACCEPT, source=c)
@@ -308,7 +308,7 @@ def doubt_is_never_cleared(patch: pytest.MonkeyPatch) -> None:
 
 def refused_by_all_is_not_applied_at_the_deadline() -> None:
     """R21: the same when it is time that ends it."""
-    world, a, _b, c = trio(q1=3, q2=1)
+    world, a, _b, c = trio()
     put(world, b"old", a)
     settle(world)
     own = catch(world, m.ACCEPT, source=c)
