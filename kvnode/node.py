@@ -230,6 +230,7 @@ class Node:
             then(Refusal(*refusal))
             return
         link.index = self.config.node_index(hello["name"])
+        self.peers.nudge(link.index)
         self.membership.bind(hello, lambda: then(self._welcome(to_client=False)))
 
     def _welcome(self, *, to_client: bool) -> dict[str, Any]:

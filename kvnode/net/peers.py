@@ -102,6 +102,14 @@ class Peers:
         """Return the last measured round trip to node `index` in milliseconds; None: none yet."""
         return self._peers[index].rtt_ms
 
+    def nudge(self, index: int) -> None:
+        """Dial node `index` at once if its next attempt was put off: it has just dialled us, so it is there."""
+        peer = self._peers[index]
+        if peer.timer is not None:
+            peer.timer.cancel()
+            peer.failures = 0
+            self._dial(peer)
+
     # -- what links tell their owner
 
     def on_connected(self, link: Link) -> None:

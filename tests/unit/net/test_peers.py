@@ -211,6 +211,32 @@ async def test_an_answer_to_a_ping_that_was_never_sent_is_no_sample(sent_ns: int
         assert one.peers.offset_ms(0) is None
 
 
+async def test_a_slow_answer_to_a_ping_is_no_sample_of_the_clock() -> None:
+    """R4: a sample is off by up to half its round trip; a node that was paused must not be taken for one with a bad
+    clock."""
+    async with street() as one:
+        stranger = await one.answered()
+        ping = await stranger.hear()
+        assert ping is not None
+        one.clock.now_s += Limits().max_offset_ms / 1000  # both sides were stopped meanwhile
+        await stranger.say((PONG, ping[1], one.clock.wall_ms()))
+        while one.peers.rtt_ms(0) is None:
+            await asyncio.sleep(0)
+        assert one.peers.offset_ms(0) is None
+
+
+async def test_a_peer_that_dials_us_is_dialled_at_once() -> None:
+    """A restarted node is reachable as soon as it is there, not when the longest backoff is over."""
+    async with street() as one:
+        stranger = await one.answered()
+        stranger.hang_up()
+        await one.caller.until(lambda: one.caller.count("lost", 0) == 1)
+        assert one.peers._peers[0].timer is not None
+        one.peers.nudge(0)
+        assert one.peers._peers[0].timer is None
+        assert one.peers._peers[0].attempt is not None
+
+
 async def test_a_silent_peer_is_lost_once_and_dialled_again() -> None:
     async with street() as one:
         await one.answered()
