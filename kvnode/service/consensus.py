@@ -14,11 +14,11 @@ in flight; see `promises` for the cached ones.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
-from kvclient.wire.values import NO_BALLOT, Ballot
+from kvclient.wire.values import NO_BALLOT
 from kvnode.config import Limits
 from kvnode.core.operation import NOT_APPLIED, UNKNOWN, Operation, Result
 from kvnode.core.proposer import Round, Step
@@ -30,11 +30,11 @@ from kvnode.service.exchange import Exchanges
 from kvnode.service.placement import Placement
 from kvnode.service.promises import PromiseCache
 from kvnode.service.registers import Registers
-from kvnode.service.states import promise_of
+from kvnode.service.slots import Slot
 
 _IN_DOUBT = Result(UNKNOWN, code="in doubt")
-_LATE_RETRY_MS = 1000
-"""What a retry past its deadline may take to find out what became of the operation (R24)."""
+_LATE_ROUNDS = 4
+"""Rounds that a retry past its deadline may take to find out what became of the operation (R24)."""
 _BATCH_MAX = 256
 """Operations of one round: bounds the record's window growth and the time of one turn."""
 
@@ -44,74 +44,6 @@ class Reads(Protocol):
 
     def start(self, slot: Slot, operations: list[Operation]) -> None:
         """Read for operations that are all reads; ends in `Consensus.on_read_done` or `on_read_needs_round`."""
-
-
-class Slot:
-    """A key with operations: those that wait, and the round or read that runs."""
-
-    __slots__ = (
-        "attempts",
-        "complaint",
-        "consensus",
-        "failed",
-        "key",
-        "number",
-        "placement",
-        "reached",
-        "refusers",
-        "round",
-        "seen",
-        "since_s",
-        "waiting",
-    )
-
-    def __init__(self, consensus: Consensus, key: bytes, placement: Placement) -> None:
-        self.consensus = consensus
-        self.key = key
-        self.placement = placement
-        self.waiting: list[Operation] = []
-        self.round: Round | None = None
-        self.number = 0
-        self.failed: Round | None = None
-        """The round before, while its late refusals may still clear its operations of doubt (R21)."""
-        self.reached = placement.members
-        """Acceptors that were sent the round's record, as bits."""
-        self.complaint = ""
-        """Code with which a replica refused to take part in the round, if one did."""
-        self.refusers = 0
-        """Those that did, as bits."""
-        self.attempts = 0
-        self.seen: Ballot = NO_BALLOT
-        self.since_s = 0.0
-
-    def on_reply(self, index: int, message: list[Any]) -> None:
-        """Feed a replica's reply to the round."""
-        round_ = self.round
-        kind = message[0]
-        if round_ is None:
-            if self.failed is not None and kind != m.ACCEPTED:
-                self.failed.on_refused(index)
-            return
-        if kind == m.ACCEPTED:
-            step = round_.on_accepted(index, message[2])
-        elif kind == m.PROMISE:
-            step = round_.on_promise(index, promise_of(message), self.consensus.now_ms())
-        elif kind == m.NACK:
-            step = round_.on_nack(index, message[2])
-        else:
-            if kind == m.REFUSED:
-                self.complaint = message[2]
-                self.refusers |= 1 << index
-            step = round_.on_refused(index)
-        if step is not Step.WAIT:
-            self.consensus.obey(self, step)
-
-    def on_lost(self, index: int) -> None:
-        """Tell the round that a replica's answer will not come."""
-        if self.round is not None:
-            step = self.round.on_lost(index)
-            if step is not Step.WAIT:
-                self.consensus.obey(self, step)
 
 
 class Consensus:
@@ -182,7 +114,9 @@ class Consensus:
             del self._slots[slot.key]
             return
         now_ms = self.now_ms()
-        waiting = [op for op in slot.waiting if (op.deadline_ms >= now_ms and op.context) or not self._is_late(op)]
+        waiting = [
+            op for op in slot.waiting if (op.deadline_ms >= now_ms and op.context) or not self._is_late(slot, op)
+        ]
         if not waiting:
             del self._slots[slot.key]
             return
@@ -194,13 +128,14 @@ class Consensus:
         else:
             self._begin(slot, operations)
 
-    def _is_late(self, operation: Operation) -> bool:
+    def _is_late(self, slot: Slot, operation: Operation) -> bool:
         """Answer an operation that waited past its deadline, unless a round must still find out what became of it."""
         if operation.context is None:
             return True
         if operation.deadline_ms >= self.now_ms():
             return False
         if operation.attempt > 1:
+            self._promises.take(slot.key)  # its ballot's time may lie before the deadline, and then it settles nothing
             return False
         if operation.is_in_doubt and not operation.is_read:
             _leave(operation)
@@ -252,7 +187,9 @@ class Consensus:
         assert round_ is not None
         record = round_.record
         slot.number = number = self._exchanges.begin(slot)
-        slot.reached = slot.placement.members  # until all is sent: this node's own refusal may come before `send` returns
+        slot.reached = (
+            slot.placement.members
+        )  # until all is sent: this node's own refusal may come before `send` returns
         commit = self._commits.take(slot.key)
         base, following = round_.base_version, round_.following
         reached = self._send(
@@ -372,15 +309,15 @@ class Consensus:
         """Answer what is past its deadline, and give up rounds that are silent for `round_timeout_s` (R18)."""
         now_ms = self.now_ms()
         for slot in list(self._slots.values()):
-            slot.waiting = [op for op in slot.waiting if op.deadline_ms >= now_ms or not self._is_late(op)]
+            slot.waiting = [op for op in slot.waiting if op.deadline_ms >= now_ms or not self._is_late(slot, op)]
             round_ = slot.round
             if round_ is None:
                 continue
             for operation in round_.operations:
                 if operation.attempt == 1:
                     is_late = operation.deadline_ms < now_ms
-                else:  # its first round here is not disturbed, however late it came (R24)
-                    is_late = slot.attempts > 0 and operation.deadline_ms + _LATE_RETRY_MS < now_ms
+                else:  # it may have come long after its deadline, to find out what became of it
+                    is_late = slot.attempts >= _LATE_ROUNDS and operation.deadline_ms < now_ms
                 if is_late:
                     _expire(operation)
             if now_s - slot.since_s > self._limits.round_timeout_s:

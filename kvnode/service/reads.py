@@ -23,11 +23,12 @@ from kvnode.core.reading import FastRead, Reading
 from kvnode.core.register import digests_agree
 from kvnode.runtime import Runtime
 from kvnode.service.commits import Commits
-from kvnode.service.consensus import Consensus, Slot
+from kvnode.service.consensus import Consensus
 from kvnode.service.exchange import Exchanges
 from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
 from kvnode.service.requests import Statistics
+from kvnode.service.slots import Slot
 from kvnode.service.states import promise_of
 
 _AVOID_S = 0.5
