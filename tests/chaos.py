@@ -278,10 +278,10 @@ class Run:
                 self.applied.append((doing.key, client.session, doing.sequence, Version(applied.answer[2])))
                 client.etags[doing.key] = (applied.etag, leaves) if leaves is not None else ("", None)
         elif last is not None and last[0] == m.CONFLICT:
+            # The coordinator may have proposed it twice: then it was refused at one moment, and what it shows is later.
             saw = doing.calls[-1].value
-            if len(doing.calls) == 1:  # a repeated refusal shows what there is at the repetition
-                step = Step(False, None, is_checked, needs, saw, fails=True)
-                events.append(Event(step, doing.invoked, self.now_s, label))
+            events.append(Event(Step(False, needs=needs, fails=True), doing.invoked, self.now_s, label))
+            events.append(Event(Step(False, saw=saw), doing.invoked, self.now_s, label))
             client.etags[doing.key] = (doing.calls[-1].etag, saw) if saw is not None else ("", None)
         elif not self._is_void(doing):
             self.unsettled += doing.kind == "add"

@@ -25,12 +25,12 @@ class Step:
     needs: Value = ABSENT
     saw: Value = ABSENT
     fails: bool = False
-    """A check that did not hold, over the value `saw`."""
+    """A check that did not hold."""
 
     def apply(self, state: Value) -> tuple[bool, Value]:
         """Return whether the operation may happen in `state`, and the state after it."""
         if self.fails:
-            return state == self.saw and (not self.is_checked or state != self.needs), state
+            return state != self.needs, state
         if not self.is_write:
             return state == self.saw, state
         return not self.is_checked or state == self.needs, self.leaves
