@@ -16,7 +16,8 @@ import pytest
 from property.onekey.mutants import MUTANTS, Mutant
 from property.onekey.node import Switches
 from property.onekey.oracle import Violation
-from property.onekey.schedule import Plan, Schedule, run, watching
+from property.onekey.plan import Plan
+from property.onekey.schedule import Schedule, run, watching
 
 from kvclient.wire.values import NO_VERSION
 from kvnode.core.operation import CHECK_NONE, Operation, Step

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from property.onekey.node import Switches
-from property.onekey.schedule import draw_plan, run
+from property.onekey.plan import draw_plan
+from property.onekey.schedule import run
 
 from kvclient.wire.values import NO_BALLOT, NO_SBALLOT, NO_VERSION
 from kvnode.core import change, proposer
