@@ -44,6 +44,8 @@ class Membership:
         self._is_new = is_new
         self.ring_digest = ring_digest(config)
         self._bindings = {name: binding for name in self._others if (binding := self._load(name)) is not None}
+        self._durable = dict(self._bindings)
+        """What is on disk of them: a binding counts for nothing before (R1)."""
 
     # -- serving
 
@@ -106,11 +108,16 @@ class Membership:
     def bind(self, facts: dict[str, Any], then: Callable[[], None]) -> None:
         """Bind the name to the id and incarnation shown, and call `then` once that is durable."""
         other = Identity(facts["name"], facts["node_id"], facts["incarnation"], facts["process"])
-        if self._bindings.get(other.name) == other:
+        if self._durable.get(other.name) == other:
             then()
             return
+
+        def on_durable() -> None:
+            self._durable[other.name] = other
+            then()
+
         self._bindings[other.name] = other
-        self._engine.put_meta(f"binding/{other.name}", msgpack.packb(list(other)), sync=True, then=then)
+        self._engine.put_meta(f"binding/{other.name}", msgpack.packb(list(other)), sync=True, then=on_durable)
 
     def _load(self, name: str) -> Identity | None:
         stored = self._engine.load_meta(f"binding/{name}")

@@ -75,11 +75,16 @@ class Registers:
         return register
 
     def commit(self, key: bytes, ballot: Ballot, record: Record) -> tuple[Register, Verdict]:
-        """Mark a chosen ballot, in memory: no row need carry it before the key's next one (R12)."""
+        """Mark a chosen ballot, in memory: no row need carry it before the key's next one (R12).
+
+        A record that this replica did not hold is written, unsynced: scans go over rows, and a repair should last.
+        """
         register = self.get(key)
         verdict = register.commit(ballot, record)
         if verdict is Verdict.DONE:
             register.is_dirty = True
+            if register.image.committed is record:
+                self._write(key, register)
         return register, verdict
 
     def on_put(self, register: CachedRegister, value_bytes: int) -> None:

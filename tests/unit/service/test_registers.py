@@ -1,0 +1,134 @@
+"""The cache of registers: what eviction must keep (R6, R11, R12), and that a key never has two registers."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from schedule import put, settle, trio
+from world import World
+
+from kvclient.wire import messages as m
+from kvclient.wire.values import Ballot
+from kvnode.config import Limits
+from kvnode.core.register import Verdict
+from kvnode.core.version import ballot_make
+
+KEYS = [f"key{number}" for number in range(40)]
+
+
+def small(registers_max: int = 2, **limits: int) -> World:
+    return World(3, limits=Limits(registers_max=registers_max, cached_promises_max=0, **limits))
+
+
+def test_a_tiny_cache_loses_nothing() -> None:
+    world = small()
+    rng = random.Random(1)
+    last: dict[str, bytes] = {}
+    for number in range(300):
+        key = rng.choice(KEYS)
+        last[key] = b"%d" % number
+        put(world, last[key], rng.randrange(3), key)
+        if number % 10 == 0:
+            settle(world, 0.05)
+    for index in range(3):
+        assert len(world.hosts[index].node.registers._cache) < 20
+    for key, value in last.items():
+        assert world.read(key, rng.randrange(3)) == value
+    world.invariants()
+
+
+def test_a_tiny_cache_stays_within_its_bytes() -> None:
+    world = small(65536, register_bytes_max=20_000)
+    for number, key in enumerate(KEYS):
+        put(world, bytes(3000), number % 3, key)
+    for key in KEYS:
+        assert world.read(key, 0) == bytes(3000)
+    for host in world.hosts:
+        assert host.node.registers._total_bytes < 60_000
+
+
+def test_an_evicted_promise_still_refuses() -> None:
+    """R11: what no row carries is folded into the promise of its partition."""
+    world = small(1)
+    host = world.hosts[0]
+    registers = host.node.registers
+    row_key = world.row_key("k")
+    ballot = ballot_make((host.clock.wall_ms() + 100) << 16, 9, 1, 1)
+    assert registers.get(row_key).prepare(ballot, host.clock.wall_ms(), 500) is Verdict.DONE
+    for number in range(20):
+        registers.get(row_key[:2] + b"default\0other%d" % number)
+    assert registers.peek(row_key) is None
+    assert registers.get(row_key).prepare(ballot, host.clock.wall_ms(), 500) is Verdict.NACK
+
+
+def test_an_evicted_promise_does_not_bind_other_partitions() -> None:
+    world = small(1)
+    registers = world.hosts[0].node.registers
+    now_ms = world.now_ms()
+    ballot = ballot_make((now_ms + 400) << 16, 9, 1, 1)
+    registers.get(b"\0\1default\0k").prepare(ballot, now_ms, 500)
+    for number in range(20):
+        registers.get(b"\0\1default\0other%d" % number)
+    lower = Ballot(ballot_make((now_ms + 300) << 16, 9, 1, 1))
+    assert registers.get(b"\0\2default\0k").prepare(lower, now_ms, 500) is Verdict.DONE
+
+
+def test_a_row_on_its_way_to_the_disk_keeps_its_register() -> None:
+    """Else the key would have two registers, and the older one would answer."""
+    world = small(1)
+    a = world.owners("k")[0]
+    world.hold_disk(a)
+    world.put("k", b"v", a)
+    world.run()
+    held = world.register(a, "k")
+    assert held.pins
+    for number in range(30):
+        world.hosts[a].node.registers.get(world.row_key("k")[:2] + b"default\0other%d" % number)
+    assert world.register(a, "k") is held
+    world.release_disk(a)
+    world.run()
+
+
+def test_an_evicted_commit_is_written() -> None:
+    """R12: a commit that is only in memory leaves with its register, to the disk."""
+    world = small(1)
+    a, b, _ = world.owners("k")
+    put(world, b"v", a)
+    settle(world)
+    committed = world.register(b, "k").image.committed_ballot
+    assert committed
+    for number in range(30):
+        world.hosts[b].node.registers.get(world.row_key("k")[:2] + b"default\0other%d" % number)
+    world.run()
+    row = world.hosts[b].engine.load(world.row_key("k"))
+    assert row is not None
+    assert row.committed_ballot == committed
+
+
+def test_a_repaired_key_is_on_disk_where_its_row_was_missing() -> None:
+    """A scan goes over rows: a key that a repair brought must have one."""
+    world, a, b, c = trio()
+    world.cut(a, c)
+    world.cut(b, c)
+    put(world, b"v", a)
+    settle(world)
+    world.mend(a, c)
+    world.mend(b, c)
+    assert world.read("k", c) == b"v"
+    settle(world)
+    assert world.hosts[c].engine.load(world.row_key("k")) is not None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_eviction_under_contention_keeps_every_invariant(seed: int) -> None:
+    world = World(3, seed, limits=Limits(registers_max=1, cached_promises_max=1))
+    rng = random.Random(seed)
+    calls = [
+        world.put(rng.choice(KEYS[:6]), b"%d" % number, rng.randrange(3)) if number % 3 else world.get(KEYS[number % 6])
+        for number in range(200)
+    ]
+    for _ in range(100):
+        world.run(0.02)
+        world.invariants()
+    assert all(call.kind in (m.APPLIED, m.ITEM) for call in calls)
