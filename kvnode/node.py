@@ -256,10 +256,14 @@ class Node:
         }
 
     def on_batch(self, link: Link, batch: list[list[Any]]) -> None:
-        """Take the messages of one frame, in order."""
-        table = self._table
-        for message in batch:
-            table[message[0]](link, message)
+        """Take the messages of one frame, in order; operations of one frame on one key share a round (R14)."""
+        table, consensus = self._table, self.consensus
+        try:
+            for message in batch:
+                table[message[0]](link, message)
+        finally:
+            if consensus.ready:
+                consensus.start_ready()
 
     def on_lost(self, link: Link) -> None:
         """A client or a peer that had dialled has gone; its requests run to their end and find nobody."""

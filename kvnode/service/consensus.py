@@ -68,21 +68,22 @@ class Consensus:
         self._epoch = epoch
         self.reads: Reads
         self._slots: dict[bytes, Slot] = {}
-        self._ready: list[Slot] = []
+        self.ready: list[Slot] = []
+        """Keys whose first operation waits for `start_ready`."""
         self._promises = PromiseCache(limits.cached_promises_max, limits.register_bytes_max // 2)
         self.now_ms = runtime.clock.wall_ms
 
     # -- the queue
 
     def submit(self, key: bytes, placement: Placement, operation: Operation) -> None:
-        """Queue an operation; what arrives in this turn of the loop, or while the key is busy, shares what comes
-        next."""
+        """Queue an operation; what arrives before `start_ready`, or while the key is busy, shares what comes next.
+
+        The caller calls `start_ready` when it has submitted all that it has at hand.
+        """
         slot = self._slots.get(key)
         if slot is None:
             slot = self._slots[key] = Slot(self, key, placement)
-            if not self._ready:
-                self._runtime.timers.call_soon(self._start_ready)
-            self._ready.append(slot)
+            self.ready.append(slot)
         elif len(slot.waiting) >= self._limits.key_queue_max:
             _answer(operation, Result(NOT_APPLIED, code="overloaded"))
             return
@@ -102,8 +103,9 @@ class Consensus:
         """Keys with operations."""
         return len(self._slots)
 
-    def _start_ready(self) -> None:
-        ready, self._ready = self._ready, []
+    def start_ready(self) -> None:
+        """Start what was submitted since the last call."""
+        ready, self.ready = self.ready, []
         for slot in ready:
             self._next(slot)
 

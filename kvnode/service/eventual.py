@@ -268,6 +268,7 @@ class Eventual:
         remaining_ms = max(0, int((draft.deadline_s - self._runtime.clock.monotonic_s()) * 1000))
         read = Operation((), b"", 0, 1, 0, now_ms, now_ms + remaining_ms, on_read)
         self._consensus.submit(draft.key, draft.placement, read)
+        self._consensus.start_ready()
 
     def _stamp(self, draft: Draft, image: Image) -> None:
         committed, overlay = image.committed.version, image.overlay

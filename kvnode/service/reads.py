@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from kvclient.wire import messages as m
-from kvclient.wire.values import NO_BALLOT, Ballot, body_content, body_times
+from kvclient.wire.values import NO_BALLOT, NO_VERSION, Ballot, body_content, body_times
 from kvnode.config import Limits
 from kvnode.core.operation import VALUE, Operation, Result
 from kvnode.core.reading import FastRead, Reading
@@ -195,9 +195,9 @@ class StrongReads:
         links, asked = self._exchanges.links, 0
         message = (m.READ, gathering.number, self._epoch, slot.key, 0)
         for index in others:
-            link = links[index]
             if asked == count:
                 break
+            link = links[index]
             if link is not None and not gathering.asked >> index & 1 and link.send(message):
                 gathering.asked |= 1 << index
                 asked += 1
@@ -263,8 +263,13 @@ class StrongReads:
             self.hedge.observe(self._runtime.clock.monotonic_s() - gathering.started_s)
         shown = body if body_content(body) else b""
         operations = gathering.operations
-        explanation = self._explain(gathering) if any(operation.is_explained for operation in operations) else None
-        self.consensus.on_read_done(gathering.slot, operations, Result(VALUE, body=shown, explanation=explanation))
+        explanation = None
+        for operation in operations:
+            if operation.is_explained:
+                explanation = self._explain(gathering)
+        self.consensus.on_read_done(
+            gathering.slot, operations, Result(VALUE, NO_VERSION, shown, "", False, explanation)
+        )
 
     def _explain(self, gathering: Gathering) -> dict[str, Any]:
         read = gathering.read
