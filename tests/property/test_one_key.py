@@ -10,17 +10,18 @@ A failure names its seed; `run(seed)` of `property.onekey.schedule` replays it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 from property.onekey.mutants import MUTANTS, Mutant
 from property.onekey.node import Switches
 from property.onekey.oracle import Violation
 from property.onekey.plan import Plan
-from property.onekey.schedule import Schedule, run, watching
+from property.onekey.schedule import Client, Schedule, run, watching
 
 from kvclient.wire.values import NO_VERSION
-from kvnode.core.operation import CHECK_NONE, Operation, Step
+from kvnode.core import change
+from kvnode.core.operation import CHECK_NONE, Operation, Result, Step
 from kvnode.core.quorum import Quorums
 from kvnode.core.record import entry_version
 from kvnode.core.version import version_sballot
@@ -77,31 +78,31 @@ def test_the_same_seed_gives_the_same_schedule() -> None:
     assert first.number == second.number > 0
 
 
-# -- a counterexample that random schedules meet too rarely
+# -- counterexamples that random schedules meet too rarely
 
 
 class Script:
     """A schedule whose messages are delivered by hand; A, B, C are the nodes 0, 1, 2."""
 
-    def __init__(self, on: Switches) -> None:
-        self.schedule = Schedule(0, quorums=Quorums(3, 2, 2), on=on, plan=Plan(drop=0.0, duplicate=0.0, fast_read=0.0))
-        self.sequence = 0
+    def __init__(self, on: Switches | None = None, window: int = 1024) -> None:
+        plan = Plan(drop=0.0, duplicate=0.0, fast_read=0.0, window=window)
+        self.schedule = Schedule(0, quorums=Quorums(3, 2, 2), on=on, plan=plan)
 
-    def ask(self, coordinator: int, content: bytes = b"") -> None:
-        """Start a put at a coordinator, or a read without content."""
-        self.sequence += 1
+    def ask(
+        self, coordinator: int, content: bytes, session: bytes = b"scripted", sequence: int = 1, mark: int = 1
+    ) -> None:
+        """Queue a put at a coordinator, or a read without content."""
         steps = (Step(CHECK_NONE, NO_VERSION, content, 0),) if content else ()
-        self.schedule.coordinators[coordinator].queue.append(
-            Operation(steps, b"scripted", self.sequence, 1, self.sequence, 0, 1 << 60)
-        )
-        self.schedule.coordinators[coordinator].start()
+        client = Client(session, open={sequence})
+        client.operation = Operation(steps, session, sequence, 1, mark, 0, 1 << 60, client)  # type: ignore[arg-type]
+        self.schedule.coordinators[coordinator].queue.append(client.operation)
 
     def deliver(self, kind: str, *to: int) -> None:
         """Deliver the messages of a kind to some nodes, with their answers; those to other nodes are lost."""
         net = self.schedule.net
-        chosen = [(node, message) for node, _, message in net if message[0] == kind and node in to]
+        arriving = [(node, message) for node, _, message in net if message[0] == kind and node in to]
         net[:] = [item for item in net if item[2][0] != kind]
-        for node, message in chosen:
+        for node, message in arriving:
             self.schedule.nodes[node].on_message(message, self.schedule.now_ms)
             self.schedule.nodes[node].sync(1)
         replies = [(node, message) for node, _, message in net if message[0] in ("promise", "accepted")]
@@ -109,46 +110,88 @@ class Script:
         for node, message in replies:
             self.schedule.coordinators[node].on_reply(message)
 
-    def run_round(
-        self, coordinator: int, content: bytes, promising: tuple[int, ...], accepting: tuple[int, ...]
-    ) -> None:
-        """Run a round whose accept reaches some nodes only; its coordinator dies if they are too few."""
+    def run_round(self, coordinator: int, promising: tuple[int, ...], accepting: tuple[int, ...]) -> None:
+        """Run a round whose accept reaches some nodes only; a cached promise from before is forgotten."""
         self.schedule.now_ms += 10  # each round outbids the one before it
-        self.ask(coordinator, content)
+        self.schedule.coordinators[coordinator].cached = None
+        self.schedule.coordinators[coordinator].start()
         self.deliver("prepare", *promising)
         self.deliver("accept", *accepting)
-        if len(accepting) < 2:
-            self.schedule.coordinators[coordinator].forget()
+
+    def commit_everywhere(self, coordinator: int) -> None:
+        """Bring the record that a coordinator committed to every replica."""
+        shown = self.schedule.nodes[coordinator].register.shown
+        for node in self.schedule.nodes:
+            node.register.commit(shown.committed_ballot, shown.committed)
 
 
-def two_dead_proposals(on: Switches) -> Callable[[], None]:
+def play_two_dead_proposals(on: Switches) -> None:
     """z is accepted at C alone and x, of a greater ballot and blind to z, at A alone; an eventual write at A; then a
     read by {B, C} makes z chosen, with the ballot of z in its version."""
-
-    def play() -> None:
-        script = Script(on)
-        nodes, coordinators = script.schedule.nodes, script.schedule.coordinators
-        with watching(script.schedule):
-            script.run_round(0, b"\x00v", (0, 1), (0, 1, 2))
-            coordinators[0].commit_all()
-            script.deliver("commit", 0, 1, 2)
-            coordinators[0].cached = None
-            script.run_round(2, b"\x00z", (1, 2), (2,))
-            script.run_round(1, b"\x00x", (0, 1), (0,))
-            entry = nodes[0].write(script.schedule.now_ms, b"\x00e")
-            script.run_round(1, b"", (1, 2), (1, 2))
-            chosen = nodes[1].register.shown
-            nodes[0].register.commit(chosen.committed_ballot, chosen.committed)
-            assert nodes[0].register.image.committed.content == b"\x00z"
-            for node in nodes:
-                node.check()
-            assert version_sballot(entry_version(entry)) < version_sballot(nodes[0].register.image.committed.version)
-
-    return play
+    script = Script(on)
+    nodes, coordinators = script.schedule.nodes, script.schedule.coordinators
+    with watching(script.schedule):
+        script.ask(0, b"\x00v", b"session0")
+        script.run_round(0, (0, 1), (0, 1, 2))
+        script.commit_everywhere(0)
+        script.ask(2, b"\x00z", b"session2")
+        script.run_round(2, (1, 2), (2,))
+        coordinators[2].forget()
+        script.ask(1, b"\x00x", b"session1")
+        script.run_round(1, (0, 1), (0,))
+        coordinators[1].forget()
+        entry = nodes[0].write(script.schedule.now_ms, b"\x00e")
+        script.ask(1, b"")
+        script.run_round(1, (1, 2), (1, 2))
+        script.commit_everywhere(1)
+        assert nodes[0].register.image.committed.content == b"\x00z"
+        for node in nodes:
+            node.check()
+        assert version_sballot(entry_version(entry)) < version_sballot(nodes[0].register.image.committed.version)
 
 
 def test_an_eventual_write_based_on_an_undecided_proposal_beats_a_chosen_change() -> None:
     """R7: the unchosen branch has the greater ballot; based on what is committed, the write is superseded."""
-    two_dead_proposals(Switches())()
+    play_two_dead_proposals(Switches())
     with pytest.raises(Violation, match="R8"):
-        two_dead_proposals(Switches(bases_on_chosen=False))()
+        play_two_dead_proposals(Switches(bases_on_chosen=False))
+
+
+def play_a_full_window() -> None:
+    """Two entries fill the window of a chosen record.  At C alone lie a record whose mark has made room, and z on it.
+    The coordinator of z tries again and sees {A, B}: no room.  Then a read sees {B, C}."""
+    script = Script(window=2)
+    coordinator = script.schedule.coordinators[2]
+    with watching(script.schedule):
+        for sequence in (1, 2):
+            script.ask(0, b"\x00p%d" % sequence, b"session0", sequence)
+            script.run_round(0, (0, 1), (0, 1, 2))
+            script.commit_everywhere(0)
+        script.ask(2, b"\x00q", b"session0", 3, mark=3)
+        script.run_round(2, (1, 2), (2,))
+        coordinator.forget()
+        script.ask(2, b"\x00z", b"session2")
+        script.run_round(2, (1, 2), (2,))
+        coordinator.retry()
+        script.run_round(2, (0, 1), (0, 1))
+        coordinator.forget()
+        script.ask(1, b"")
+        script.run_round(1, (1, 2), (1, 2))
+        assert script.schedule.oracle.refused == {(b"session2", 1)}
+
+
+def test_overloaded_told_of_a_retry_on_evidence_alone_is_a_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R17, R21: C's proposal is adopted after its client was told that nothing was applied."""
+    play_a_full_window()
+    real = change._run
+
+    def run_one(key: Any, operation: Operation) -> Result:
+        before = key.must_accept
+        result = real(key, operation)
+        if result.code == "overloaded":
+            key.must_accept = before
+        return result
+
+    monkeypatch.setattr(change, "_run", run_one)
+    with pytest.raises(Violation, match="refused, and chosen later"):
+        play_a_full_window()
