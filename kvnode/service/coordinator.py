@@ -178,8 +178,6 @@ class Coordinator:
         request.kind = "strong put" if action == m.PUT and check == CHECK_NONE else _ACTIONS.get(action, "first-write")
         if action == m.TRANSACT:
             steps = self._transaction(content, issued_at_ms)
-        elif action == m.PUT and not content:
-            raise InvalidRequest("a put without content; deleting is an action of its own")
         else:
             steps = (self._step(action, check, etag, content, ttl_ms, issued_at_ms),)
         if not 0 <= w <= placement.quorums.n:
@@ -205,6 +203,8 @@ class Coordinator:
     def _step(self, action: int, check: int, etag: str, content: bytes, ttl_ms: int, issued_at_ms: int) -> Step:
         if action not in (m.PUT, m.DELETE) or check not in (CHECK_NONE, CHECK_ETAG, CHECK_ABSENT):
             raise InvalidRequest(f"unknown action {action} or check {check}")
+        if action == m.PUT and not content:
+            raise InvalidRequest("a put without content; deleting is an action of its own")
         self._check_content(content, ttl_ms)
         version = (etag_parse(etag) or NO_VERSION) if check == CHECK_ETAG else NO_VERSION
         if action == m.DELETE:
