@@ -138,6 +138,15 @@ def put(world: World, value: bytes, at: int, key: str = "k", **options: Any) -> 
     return call
 
 
+def finished(world: World, call: Call, within_s: float = 8.0) -> Call:
+    """Run until a call is answered, and return it."""
+    world.run()
+    if call.answer is None:
+        world.run(within_s)
+    assert call.answer is not None, "no answer at all"
+    return call
+
+
 def settle(world: World, elapsed_s: float = 0.2) -> None:
     """Let the marks and repairs that are owed arrive."""
     world.run(elapsed_s)

@@ -12,7 +12,7 @@ from world import Call, World
 
 from kvclient.wire import messages as m
 from kvclient.wire.values import BALLOT_BYTES, etag_parse
-from kvnode.core import change, proposer, reading, register
+from kvnode.core import proposer, reading, register
 from kvnode.core.operation import VALUE, Result
 from kvnode.core.version import ballot_stamp, version_sballot, version_stamp
 from kvnode.service.ceilings import Ceilings
@@ -346,34 +346,6 @@ def entries_prove_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reading.FastRead, "_needs_round", lambda read, ballot: False)
 
 
-# -- R63
-
-
-def what_has_expired_stays_expired() -> None:
-    """R63: a node 400 ms ahead finds a value expired; no later read, on any clock, may show it again."""
-    world, a, b, c = trio()
-    put(world, b"v", a, ttl_ms=5000)
-    settle(world)
-    world.run(4.6)
-    world.hosts[b].clock.offset_ms = 400
-    ahead = world.read("k", b)
-    claim(ahead is None, "the scenario is wrong: it has not expired at b")
-    claim(world.read("k", a) is None and world.read("k", c) is None, "an expired value came back")
-    created = world.put("k", b"again", c, create=True)
-    world.run(1.0)
-    claim(created.kind == m.APPLIED, "an expired key exists for a create")
-
-
-def expiry_is_judged_by_the_reader(patch: pytest.MonkeyPatch) -> None:
-    def finish(reads, gathering, body):  # type: ignore[no-untyped-def]
-        if body and 0 < change.body_times(body)[0] <= reads._runtime.clock.wall_ms():
-            body = b""
-        reads._close(gathering)
-        reads.consensus.on_read_done(gathering.slot, gathering.operations, Result(VALUE, body=body))
-
-    patch.setattr(StrongReads, "_finish", finish)
-
-
 CASES = [
     Case("R8, R15", an_older_eventual_write_never_beats_a_strong_one, ordered_by_stamp_alone),
     Case("R7, R19", a_cached_ballot_is_not_a_time, ordered_by_stamp_alone),
@@ -390,7 +362,6 @@ CASES = [
     Case("4a", a_token_that_names_nothing_is_no_base, a_token_is_believed),
     Case("R10", a_cached_round_sees_the_overlay, nothing_is_unseen),
     Case("R15, R20", an_entry_above_the_base_sends_the_round_back, entries_prove_nothing),
-    Case("R63", what_has_expired_stays_expired, expiry_is_judged_by_the_reader),
 ]
 
 

@@ -12,6 +12,7 @@ import chaos
 import pytest
 from counterexamples import test_durability as durability
 from counterexamples import test_lost_or_revived as lost
+from counterexamples import test_outcomes as outcomes
 from counterexamples import test_twice_or_never as twice
 from wgl import Event, Step, is_linearizable
 
@@ -42,7 +43,7 @@ def run_all(seeds: range) -> None:
         durability.the_disk_syncs_nothing,
         durability.answers_do_not_wait_for_the_disk,
         twice.nothing_is_remembered,
-        twice.no_accept_is_in_doubt,
+        outcomes.no_accept_is_in_doubt,
     ],
     ids=lambda mutant: mutant.__name__,
 )

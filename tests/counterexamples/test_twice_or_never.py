@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgpack
 import pytest
-from schedule import Case, apart, catch, claim, propose_and_die, put, run_mutated, settle, trio
-from world import Call, World
+from schedule import Case, catch, claim, finished, propose_and_die, put, run_mutated, settle, trio
+from world import World
 
 from kvclient.wire import messages as m
 from kvnode.core import change
@@ -17,18 +17,8 @@ from kvnode.core.proposer import Round
 from kvnode.core.window import Window
 from kvnode.service.consensus import Consensus
 from kvnode.service.eventual import Eventual
-from kvnode.service.exchange import Exchanges
 
 RIVAL = b"rival..."
-
-
-def finished(world: World, call: Call, within_s: float = 8.0) -> Call:
-    """Run until the call is answered."""
-    world.run()
-    if call.answer is None:
-        world.run(within_s)
-    assert call.answer is not None, "no answer at all"
-    return call
 
 
 # -- R23: the request window
@@ -228,156 +218,6 @@ def promises_prove_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Round, "_has_evidence", lambda round_, ballot: False)
 
 
-# -- R21: outcomes
-
-
-def a_lone_accept_is_unknown_when_links_go() -> None:
-    """C15: no quorum of acknowledgements never means "did not happen": another proposer adopts the lone accept."""
-    world, a, b, c = trio()
-    put(world, b"old", a)
-    settle(world)
-    catch(world, m.ACCEPT, source=a)
-    call = world.put("k", b"lone", a)
-    world.run()
-    with apart(world, a):
-        finished(world, call)
-    settle(world)
-    with world.silenced(c):
-        now = world.read("k", b)
-    claim(not (now == b"lone" and call.outcome == "not applied"), "what was reported as not applied took effect")
-    claim(call.outcome != "not applied" or now == b"old", str(call.answer))
-
-
-def a_lone_accept_is_unknown_at_the_deadline() -> None:
-    """R21: no answer is no nack."""
-    world, a, _b, _c = trio()
-    put(world, b"old", a)
-    settle(world)
-    catch(world, m.ACCEPT, source=a)
-    call = world.put("k", b"lone", a)
-    world.run(7.0)
-    claim(call.answer is not None and call.outcome == "unknown", str(call.answer))
-    world.on_post = lambda source, target, message: True
-    claim(world.read("k", a) == b"lone", "the scenario is wrong: the proposal is gone")
-
-
-def doubt_is_always_cleared(patch: pytest.MonkeyPatch) -> None:
-    def forgetful(round_, reached):  # type: ignore[no-untyped-def]
-        for operation in round_.operations:
-            operation.is_in_doubt = False
-
-    patch.setattr(Round, "clear_doubt", forgetful)
-
-
-def no_accept_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
-    propose = Round._propose
-
-    def sure(round_, outcome):  # type: ignore[no-untyped-def]
-        step = propose(round_, outcome)
-        for operation in round_.operations:
-            operation.is_in_doubt = False
-        return step
-
-    patch.setattr(Round, "_propose", sure)
-
-
-def refused_by_all_is_not_applied() -> None:
-    """R21: every acceptor that it was sent to refused it."""
-    world, a, b, c = trio()
-    put(world, b"old", a)  # a has a cached promise
-    settle(world)
-    own = catch(world, m.ACCEPT, source=c)
-    world.put("k", b"other", c)
-    world.run()  # all have promised to c
-    assert own.messages
-    call = world.put("k", b"refused", a)
-    slow = catch(world, m.PREPARE, source=a)
-    while world.scheduler.turn() or world._deliver_any():
-        pass
-    assert call.answer is None
-    world.cut(a, b)
-    world.cut(a, c)
-    world.run(0.4)
-    claim(slow.messages == [] or call.answer is not None, "no answer")
-    claim(call.answer is not None and call.outcome == "not applied", str(call.answer))
-
-
-def doubt_is_never_cleared(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Round, "clear_doubt", lambda round_, reached: None)
-
-
-def refused_by_all_is_not_applied_at_the_deadline() -> None:
-    """R21: the same when it is time that ends it."""
-    world, a, _b, c = trio()
-    put(world, b"old", a)
-    settle(world)
-    own = catch(world, m.ACCEPT, source=c)
-    world.put("k", b"other", c)
-    world.run()
-    assert own.messages
-    catch(world, m.PREPARE, source=a)
-    call = world.put("k", b"refused", a, timeout_ms=300)
-    world.run(2.0)
-    claim(call.answer is not None and call.outcome == "not applied", str(call.answer))
-
-
-# -- R24: deadlines
-
-
-def a_deadline_is_kept_on_any_clock() -> None:
-    """R24: the window has dropped the operation; a late attempt through a slow clock must not run it again."""
-    world, a, b, _c = trio()
-    put(world, b"0", b)
-    issued = world.now_ms()
-    put(world, b"once", b, sequence=700)
-    settle(world)
-    world.run(70.0)
-    put(world, b"later", b, session=RIVAL)
-    settle(world)
-    world.hosts[a].clock.offset_ms = -120_000
-    late = world.put("k", b"once", a, sequence=700, attempt=2, issued_at_ms=issued)
-    finished(world, late)
-    claim(late.kind != m.APPLIED and world.read("k", b) == b"later", "an operation ran twice, long past its deadline")
-
-
-def the_wall_clock_decides(patch: pytest.MonkeyPatch) -> None:
-    init = change._Key.__init__
-
-    def by_clock(key, ballot, base, now_ms):  # type: ignore[no-untyped-def]
-        init(key, ballot, base, now_ms)
-        key.ballot_ms = now_ms
-
-    patch.setattr(change._Key, "__init__", by_clock)
-
-
-# -- 4a: nothing is sent that cannot succeed
-
-
-def too_few_links_are_refused_at_once() -> None:
-    """4a: fewer than Q2 open links: NOT_APPLIED at once, nothing sent."""
-    world, a, b, c = trio()
-    world.cut(a, b)
-    world.cut(a, c)
-    call = world.put("k", b"v", a)
-    world.run()
-    claim(call.answer is not None and call.outcome == "not applied", f"not refused at once: {call.answer}")
-    claim(world.register(a, "k").promised == world.hosts[a].node.ceilings.restart_promise, "something was sent")
-
-
-def too_few_replicas_for_w_are_refused_at_once() -> None:
-    """4a: too few live replicas for an eventual W: NOT_APPLIED before sending."""
-    world, a, b, c = trio()
-    world.cut(a, c)
-    call = world.write("k", b"v", a, w=3)
-    world.run()
-    claim(call.answer is not None and call.outcome == "not applied", f"not refused at once: {call.answer}")
-    claim(world.get("k", b, strong=False).value is None, "something was sent")
-
-
-def links_are_not_counted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Exchanges, "reachable", lambda exchanges, members: 99)
-
-
 # -- 4a: nobody joins a read already sent
 
 
@@ -424,13 +264,6 @@ CASES = [
     Case("R17", a_failed_check_is_anchored, promises_prove_everything),
     Case("R17, 4a", an_unparsable_etag_needs_evidence_too, promises_prove_everything),
     Case("R17, 4a", deleting_nothing_changes_nothing, promises_prove_nothing),
-    Case("R21", a_lone_accept_is_unknown_when_links_go, doubt_is_always_cleared),
-    Case("R21", a_lone_accept_is_unknown_at_the_deadline, no_accept_is_in_doubt),
-    Case("R21", refused_by_all_is_not_applied, doubt_is_never_cleared),
-    Case("R21", refused_by_all_is_not_applied_at_the_deadline, doubt_is_never_cleared),
-    Case("R24", a_deadline_is_kept_on_any_clock, the_wall_clock_decides),
-    Case("4a", too_few_links_are_refused_at_once, links_are_not_counted),
-    Case("4a", too_few_replicas_for_w_are_refused_at_once, links_are_not_counted),
     Case("4a", a_read_never_joins_one_already_sent, reads_join_what_runs),
 ]
 
