@@ -64,7 +64,7 @@ class Database(Protocol):
     """What the writing thread uses of an open `Rdict`: the seam at which tests let the disk fail."""
 
     def write(self, batch: WriteBatch, options: WriteOptions) -> None:
-        """Write a batch to the log and the memtable."""
+        """Write a batch to the log, which is synced if the options say so, and to the memtable."""
 
     def flush_wal(self, sync: bool) -> None:
         """Sync the log."""
@@ -93,7 +93,8 @@ class RocksEngine:
         self._scans: WeakSet[Scan] = WeakSet()
         self._closed = False
         self._jobs: SimpleQueue[tuple[WriteBatch, bool] | None] = SimpleQueue()
-        self._options = WriteOptions()
+        self._unsynced, self._synced = WriteOptions(), WriteOptions()
+        self._synced.sync = True  # in the one call that writes: each return to Python waits for the interpreter again
         self._thread = threading.Thread(target=self._run, name="kvnode-sync", daemon=True)
         self._thread.start()
 
@@ -250,9 +251,7 @@ class RocksEngine:
         failed = False
         while (job := self._jobs.get()) is not None:
             try:
-                database.write(job[0], self._options)
-                if job[1]:
-                    database.flush_wal(True)
+                database.write(job[0], self._synced if job[1] else self._unsynced)
             except BaseException as error:  # whatever it is, the loop must hear of it
                 failed = True
                 self._report(self._groups.failed, error)
