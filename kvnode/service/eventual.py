@@ -10,9 +10,11 @@ Its base is a *chosen* change, so an undecided proposal for the key is given a m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from kvclient.wire import messages as m
+from kvclient.wire.frames import Message
 from kvclient.wire.values import (
     NO_SBALLOT,
     NO_VERSION,
@@ -81,11 +83,14 @@ class _Write:
     """An entry on its way to the owners.
 
     It is answered once W of them have it, this node among them unless it refused: who asks here next sees the write.
+    With W = 1 that makes this node's word enough, so the others get the entry without a number and do not answer;
+    `fallback` sends it to them again, with the number, should this node refuse.
     """
 
     __slots__ = (
         "deadline_s",
         "eventual",
+        "fallback",
         "home",
         "maybe",
         "number",
@@ -103,6 +108,7 @@ class _Write:
         self.version = version
         self.deadline_s = deadline_s
         self.home = eventual.home_bit
+        self.fallback: Callable[[], None] | None = None
         self.number = 0
         self.superseded = 0
         self.refusal = "quorum-unreachable"
@@ -116,6 +122,10 @@ class _Write:
         else:
             self.tally.add_no(index)
             self.refusal = message[2] if message[0] == m.REFUSED else "overloaded"
+            if self.fallback is not None:
+                fallback, self.fallback = self.fallback, None
+                fallback()
+                return
         self.check()
 
     def on_lost(self, index: int) -> None:
@@ -201,6 +211,7 @@ class Eventual:
         epoch: int,
     ) -> None:
         self._names = names
+        self._home_only = (home,)
         self.home_bit = 1 << home
         self._exchanges = exchanges
         self._registers = registers
@@ -307,12 +318,21 @@ class Eventual:
         write = _Write(self, draft.request, Tally(placement.members, max(1, draft.w)), version, draft.deadline_s)
         write.number = number = self._exchanges.begin(write)
         self._open[number] = write
-        reached = self._exchanges.send(placement.owners, (m.ENTRY, number, self._epoch, draft.key, entry))
-        if reached != placement.members:
-            for index in placement.owners:
-                if not reached >> index & 1:
-                    write.tally.add_no(index)
-            write.check()
+        message = (m.ENTRY, number, self._epoch, draft.key, entry)
+        if draft.w > 1:
+            self._send_to(write, placement.owners, message)
+            return
+        write.fallback = lambda: self._send_to(write, placement.others, message)
+        quiet = self._exchanges.send(placement.others, (m.ENTRY, 0, self._epoch, draft.key, entry))
+        write.maybe = bool(quiet)  # whatever they say later, one of them may have stored this one
+        self._exchanges.send(self._home_only, message)
+
+    def _send_to(self, write: _Write, owners: tuple[int, ...], message: Message) -> None:
+        reached = self._exchanges.send(owners, message)
+        for index in owners:
+            if not reached >> index & 1:
+                write.tally.add_no(index)
+        write.check()
 
     # -- reads
 

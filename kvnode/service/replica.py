@@ -33,7 +33,7 @@ _DONE, _REPEAT, _NACK, _UNSEEN = Verdict.DONE, Verdict.REPEAT, Verdict.NACK, Ver
 
 
 class _Answer:
-    """A reply that waits for a row: called once the row is durable."""
+    """A reply that waits for a row: called once the row is durable.  A request without a number is not answered."""
 
     __slots__ = ("image", "link", "register", "reply")
 
@@ -45,7 +45,8 @@ class _Answer:
 
     def __call__(self) -> None:
         self.register.on_durable(self.image)
-        self.link.send(self.reply)
+        if self.reply[1]:
+            self.link.send(self.reply)
 
 
 class Replica:
@@ -231,7 +232,7 @@ class Replica:
         """Answer what was done before: at once if it is durable, else with the group that follows it."""
         if register.pins:
             self._put(key, register, 0, link, reply)
-        else:
+        elif reply[1]:
             link.send(reply)
 
 

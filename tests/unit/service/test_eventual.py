@@ -245,3 +245,35 @@ def test_expiry_runs_from_the_stamp() -> None:
     world.run(0.2)
     assert seen_by(world, b) is None
     assert world.read("k", a) is None
+
+
+def test_with_w_of_one_the_others_get_the_entry_and_do_not_answer() -> None:
+    """R29: the write reaches every owner; only the coordinator's own disk is waited for."""
+    world, a, b, c = trio()
+    answers = catch(world, m.WRITTEN)
+    call = world.write("k", b"v", a)
+    world.run()
+    assert call.kind == m.APPLIED
+    assert not answers.messages
+    assert [seen_by(world, index) for index in (b, c)] == [b"v", b"v"]
+
+
+def test_a_full_disk_at_the_coordinator_leaves_the_write_to_the_others() -> None:
+    """4a (disk full): another owner's disk serves as well for W = 1."""
+    world, a, b, _c = trio()
+    world.hosts[a].engine.writable = False
+    call = world.write("k", b"v", a)
+    world.run()
+    assert call.kind == m.APPLIED
+    assert seen_by(world, b) == b"v"
+
+
+def test_a_write_that_another_owner_may_have_stored_is_not_called_not_applied() -> None:
+    """R21: the coordinator's disk is full, and the links to those that were sent the entry are lost."""
+    world, a, b, c = trio()
+    world.hosts[a].engine.writable = False
+    call = world.write("k", b"v", a)
+    world.cut(a, b)
+    world.cut(a, c)
+    world.run(6.0)
+    assert (call.code, call.outcome) == ("outcome-unknown", "unknown")
