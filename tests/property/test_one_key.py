@@ -72,6 +72,13 @@ def test_a_planted_mistake_is_caught(mutant: Mutant) -> None:
     pytest.fail(f"{mutant.name} ({mutant.rule}) survived {mutant.budget} schedules")
 
 
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_same_plan_breaks_nothing_without_the_mistake(mutant: Mutant) -> None:
+    """The oracle is not what fails.  Plans with clocks, sizes and faults of their own, on the code as it is."""
+    for seed in range(100_000, 100_012):
+        mutant._replace(plant=lambda stack: {}).run(seed)
+
+
 def test_the_same_seed_gives_the_same_schedule() -> None:
     first, second = run(11), run(11)
     assert first.oracle.lineages == second.oracle.lineages
