@@ -292,8 +292,8 @@ class Run:
         """Return whether the operation was definitely not applied, by any attempt."""
         answers = [call.answer for call in doing.calls]
         last = answers[-1]
-        if last is not None and last[0] == m.FAILED and last[4]:
-            return True
+        if last is not None and last[0] == m.FAILED and last[4]:  # settled: for every attempt, one way or the other
+            return bool(last[3] == "not applied")
         return all(answer is not None and answer[0] == m.FAILED and answer[3] == "not applied" for answer in answers)
 
     # -- the verdict
