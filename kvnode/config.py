@@ -116,11 +116,6 @@ class StoreConfig:
         """More than half of the replicas."""
         return self.replicas // 2 + 1
 
-    @property
-    def read_set(self) -> int:
-        """Replies that a strong read needs at least: such a set meets every accept quorum (R20)."""
-        return self.replicas - self.q2 + 1
-
 
 @dataclass(frozen=True)
 class _ClusterTable:

@@ -53,79 +53,92 @@ class Node:
         self.runtime = runtime
         self.engine = engine
         self.home = config.node_index(identity.name)
-        limits, clock = config.limits, runtime.clock
-        node = config.nodes[self.home]
         self.membership = Membership(config, identity, EPOCH, engine, is_new=is_new)
         self.placements = Placements(config, self.home)
-        self.statistics = Statistics(clock)
+        self.statistics = Statistics(runtime.clock)
         self.exchanges = Exchanges(len(config.nodes))
+        self._build_replica(identity)
+        self._build_coordinator(identity)
+        self._table = self._handlers()
+        self._build_network()
+        self.state = "joining"
+        self.on_serving: Callable[[], None] = lambda: None
+        self.on_refusal: Callable[[str], None] = _log.error
+        self.process_facts: Callable[[], dict[str, Any]] = dict
+        self._started_s = runtime.clock.monotonic_s()
+        self._rate = (self._started_s, 0, 0.0)
+
+    def _build_replica(self, identity: Identity) -> None:
+        """Make what holds this node's copies."""
+        engine, clock, limits = self.engine, self.runtime.clock, self.config.limits
         issuer = BallotIssuer(identity.node_id, identity.incarnation)
         self.ceilings = Ceilings(engine, clock, issuer, limits.max_offset_ms)
         self.registers = Registers(
             engine, limits.registers_max, limits.register_bytes_max, self.ceilings.restart_promise
         )
-        unsynced = {name.encode() for name, store in config.stores.items() if store.durability == "os"}
+        unsynced = {name.encode() for name, store in self.config.stores.items() if store.durability == "os"}
         self.replica = Replica(engine, self.registers, self.ceilings, clock, EPOCH, limits.max_offset_ms, unsynced)
-        self.commits = Commits(self.exchanges, self.registers, runtime.timers, EPOCH, limits.commit_delay_s)
-        self.consensus = Consensus(self.exchanges, self.registers, self.ceilings, self.commits, runtime, limits, EPOCH)
-        names = [other.id for other in config.nodes]
+
+    def _build_coordinator(self, identity: Identity) -> None:
+        """Make what runs clients' requests."""
+        exchanges, registers, runtime, limits = self.exchanges, self.registers, self.runtime, self.config.limits
+        names = [node.id for node in self.config.nodes]
+        self.commits = Commits(exchanges, registers, runtime.timers, EPOCH, limits.commit_delay_s)
+        self.consensus = Consensus(exchanges, registers, self.ceilings, self.commits, runtime, limits, EPOCH, names)
         self.reads = StrongReads(
-            names,
-            self.home,
-            self.exchanges,
-            self.registers,
-            self.replica,
-            self.commits,
-            runtime,
-            limits,
-            EPOCH,
-            self.statistics,
+            names=names,
+            home=self.home,
+            exchanges=exchanges,
+            registers=registers,
+            replica=self.replica,
+            commits=self.commits,
+            runtime=runtime,
+            limits=limits,
+            epoch=EPOCH,
+            statistics=self.statistics,
         )
         self.consensus.reads, self.reads.consensus = self.reads, self.consensus
         self.eventual = Eventual(
-            names,
-            self.home,
-            self.exchanges,
-            self.registers,
-            self.ceilings,
-            self.commits,
-            self.consensus,
-            self.statistics,
-            runtime,
-            identity.node_id,
-            EPOCH,
+            names=names,
+            home=self.home,
+            exchanges=exchanges,
+            registers=registers,
+            ceilings=self.ceilings,
+            commits=self.commits,
+            consensus=self.consensus,
+            statistics=self.statistics,
+            runtime=runtime,
+            node_id=identity.node_id,
+            epoch=EPOCH,
         )
         self.inspection = Inspection(
-            names,
-            self.exchanges,
-            self.registers,
-            engine,
-            runtime,
-            EPOCH,
-            config.partitions,
-            limits.scan_page_max,
-            self.facts,
+            names=names,
+            exchanges=exchanges,
+            registers=registers,
+            engine=self.engine,
+            runtime=runtime,
+            epoch=EPOCH,
+            partitions=self.config.partitions,
+            page_max=limits.scan_page_max,
+            facts=self.facts,
         )
         self.coordinator = Coordinator(
-            self.placements,
-            self.exchanges,
-            self.consensus,
-            self.eventual,
-            self.inspection,
-            self.statistics,
-            runtime,
-            limits,
+            placements=self.placements,
+            exchanges=exchanges,
+            consensus=self.consensus,
+            eventual=self.eventual,
+            inspection=self.inspection,
+            statistics=self.statistics,
+            runtime=runtime,
+            limits=limits,
         )
-        self.state = "joining"
-        self.on_serving: Callable[[], None] = lambda: None
-        self.on_refusal: Callable[[str], None] = _log.error
-        self.process_facts: Callable[[], dict[str, Any]] = dict
-        self._started_s = clock.monotonic_s()
-        self._rate = (self._started_s, 0, 0.0)
-        self._table = self._handlers()
-        self.listener = Listener(node.host, node.port, self, limits, runtime)
-        addresses = [(other.host, other.port) for other in config.nodes]
-        self.peers = Peers(addresses, self.home, self, limits, runtime)
+
+    def _build_network(self) -> None:
+        """Make what connects this node to clients, to its peers, and to itself."""
+        nodes, limits = self.config.nodes, self.config.limits
+        self.listener = Listener(nodes[self.home].host, nodes[self.home].port, self, limits, self.runtime)
+        addresses = [(node.host, node.port) for node in nodes]
+        self.peers = Peers(addresses, self.home, self, limits, self.runtime)
         home_link = HomeLink(self.home)
         home_link.deliver = self._deliver
         self.exchanges.on_peer_up(self.home, home_link)

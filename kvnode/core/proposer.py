@@ -162,7 +162,7 @@ class Round:
 
         `home` is the overlay that this node's own replica shows.
         """
-        assert cached.ballot == self.ballot
+        assert cached.ballot == self.ballot > cached.record_ballot
         base = cached.record
         entry = NO_ENTRY
         for candidate in (home, cached.overlay):

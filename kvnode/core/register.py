@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 from kvclient.wire.values import NO_BALLOT, Ballot, Version
 from kvnode.core.record import (
-    EMPTY_IMAGE,
     NO_ENTRY,
     NO_RECORD,
     Entry,
@@ -297,6 +296,3 @@ def digest_parse(encoded: bytes) -> Digest:
         bool(flags & _SETTLED),
         Ballot(floor),
     )
-
-
-EMPTY_DIGEST = digest_of(EMPTY_IMAGE, NO_BALLOT)

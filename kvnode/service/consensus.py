@@ -58,6 +58,7 @@ class Consensus:
         runtime: Runtime,
         limits: Limits,
         epoch: int,
+        names: list[str],
     ) -> None:
         self._exchanges = exchanges
         self._registers = registers
@@ -66,6 +67,7 @@ class Consensus:
         self._runtime = runtime
         self._limits = limits
         self._epoch = epoch
+        self._names = names
         self.reads: Reads
         self._slots: dict[bytes, Slot] = {}
         self.ready: list[Slot] = []
@@ -97,11 +99,6 @@ class Consensus:
             now_ms = self.now_ms()
             nobody = Operation((), b"", 0, 1, 0, now_ms, now_ms + 1000 * round(self._limits.timeout_s), _to_nobody)
             self._begin(slot, [nobody])
-
-    @property
-    def busy_keys(self) -> int:
-        """Keys with operations."""
-        return len(self._slots)
 
     def start_ready(self) -> None:
         """Start what was submitted since the last call."""
@@ -231,6 +228,9 @@ class Consensus:
             self._commits.add(slot.key, round_.ballot, slot.placement)
             self._promises.keep(slot.key, round_.cached_promise())
         for operation, result in zip(round_.operations, round_.results, strict=True):
+            if operation.is_explained:
+                answered = [name for index, name in enumerate(self._names) if round_.tally.yes >> index & 1]
+                result = result._replace(explanation={"path": "round", "answered": answered, "repaired": []})
             _answer(operation, result)
         slot.attempts, slot.seen, slot.complaint, slot.refusers = 0, NO_BALLOT, "", 0
         self._next(slot)

@@ -339,7 +339,7 @@ class Eventual:
     def read(self, request: Request, key: bytes, placement: Placement, r: int, deadline_s: float) -> None:
         """Return the greatest visible version among `r` owners, and repair those that showed less (R31)."""
         if r <= 1:
-            self._answer_body(request, visible_body(self._registers.get(key).shown), ())
+            self._answer_body(request, visible_body(self._registers.get(key).shown), self._home_only, ())
             return
         if self._exchanges.reachable(placement.members) < r:
             request.fail("quorum-unreachable")
@@ -361,7 +361,7 @@ class Eventual:
         behind = [index for index, other in bodies.items() if body_version(other) < body_version(body)]
         for index in behind:
             self._repair(index, read.key, read.states[newest])
-        self._answer_body(read.request, body, tuple(behind))
+        self._answer_body(read.request, body, tuple(bodies), tuple(behind))
 
     def _repair(self, index: int, key: bytes, state: Promise) -> None:
         """Send a replica what it lacks: the committed record, and the overlay entry over it.  Nobody waits (R31)."""
@@ -372,12 +372,17 @@ class Eventual:
         if state.overlay and link is not None:
             link.send((m.ENTRY, 0, self._epoch, key, state.overlay))
 
-    def _answer_body(self, request: Request, body: bytes, repaired: tuple[int, ...]) -> None:
+    def _answer_body(self, request: Request, body: bytes, answered: tuple[int, ...], repaired: tuple[int, ...]) -> None:
         if body and (not body_content(body) or 0 < body_times(body)[0] <= self._runtime.clock.wall_ms()):
             body = b""
         explanation = {}
         if request.is_explained:
-            explanation = {"path": "eventual", "repaired": [self._names[index] for index in repaired]}
+            names = self._names
+            explanation = {
+                "path": "eventual",
+                "answered": [names[index] for index in answered],
+                "repaired": [names[index] for index in repaired],
+            }
         request.answer((m.ITEM, request.number, body, explanation))
 
     # -- time

@@ -117,7 +117,7 @@ class Gathering:
         """Ask the others when a replica cannot answer."""
         if self.asked >> index & 1:
             self.asked &= ~(1 << index)
-            self.reads.on_silence(self, index)
+            self.reads.on_silence(self)
 
 
 class StrongReads:
@@ -343,7 +343,7 @@ class StrongReads:
 
     # -- silence
 
-    def on_silence(self, gathering: Gathering, index: int) -> None:
+    def on_silence(self, gathering: Gathering) -> None:
         """Ask somebody else instead of a replica that is lost or refuses."""
         if not self._ask(gathering, 1):
             self._if_nobody_is_left(gathering)

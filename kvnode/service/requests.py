@@ -133,8 +133,7 @@ class Request:
         if kind is op.APPLIED:
             self.answer((m.APPLIED, self.number, result.version, 0))
         elif kind is op.VALUE:
-            explanation = (result.explanation or {"path": "round"}) if self.is_explained else {}
-            self.answer((m.ITEM, self.number, result.body, explanation))
+            self.answer((m.ITEM, self.number, result.body, result.explanation or {}))
         elif kind is op.CONFLICT:
             self.answer((m.CONFLICT, self.number, result.body))
         elif kind is op.NOT_APPLIED:

@@ -15,7 +15,7 @@ from kvnode.config import StoreConfig
 from kvnode.core import register
 from kvnode.core.proposer import CachedPromise, Promise, Round
 from kvnode.core.quorum import Quorums
-from kvnode.core.record import NO_RECORD
+from kvnode.core.record import EMPTY_IMAGE, NO_RECORD
 from kvnode.core.version import BallotIssuer, ballot_stamp
 from kvnode.service.eventual import Eventual
 from kvnode.service.replica import Replica
@@ -193,7 +193,7 @@ def a_purge_keeps_the_promise() -> None:
     The purge itself is not built; a register that starts empty over its floor is what it leaves.
     """
     ballots = [BallotIssuer(1, 1).issue(stamp << 16, Ballot(b"")) for stamp in (7, 9)]
-    purged = register.Register(register.EMPTY_IMAGE, Ballot(b""), floor=ballots[1])
+    purged = register.Register(EMPTY_IMAGE, Ballot(b""), floor=ballots[1])
     record = NO_RECORD._replace(body=bytes(61))
     following = BallotIssuer(1, 1).issue(10 << 16, Ballot(b""))
     claim(purged.prepare(ballots[0], 9, 500) is register.Verdict.NACK, "a prepare below the floor was promised")

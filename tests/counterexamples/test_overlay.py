@@ -14,6 +14,7 @@ from kvclient.wire import messages as m
 from kvclient.wire.values import BALLOT_BYTES, etag_parse
 from kvnode.core import proposer, reading, register
 from kvnode.core.operation import VALUE, Result
+from kvnode.core.record import EMPTY_IMAGE
 from kvnode.core.version import ballot_stamp, version_sballot, version_stamp
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.eventual import Eventual
@@ -326,7 +327,7 @@ def nothing_is_unseen(patch: pytest.MonkeyPatch) -> None:
 def an_entry_above_the_base_sends_the_round_back() -> None:
     """R15, R20: an entry names a chosen change that these replies have missed; it is never ignored."""
     digests = [
-        register.digest_of(register.EMPTY_IMAGE._replace(overlay=_entry(b"\x05")), register.NO_BALLOT),
+        register.digest_of(EMPTY_IMAGE._replace(overlay=_entry(b"\x05")), register.NO_BALLOT),
         register.EMPTY_DIGEST,
     ]
     read = reading.FastRead(_quorums())

@@ -334,4 +334,4 @@ def test_nothing_stays_in_flight() -> None:
         world.run(0.01)
     world.run(3.0)
     assert [host.node.statistics.in_flight for host in world.hosts] == [0, 0, 0]
-    assert [host.node.consensus.busy_keys for host in world.hosts] == [0, 0, 0]
+    assert [len(host.node.consensus._slots) for host in world.hosts] == [0, 0, 0]
