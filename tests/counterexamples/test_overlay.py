@@ -328,7 +328,7 @@ def an_entry_above_the_base_sends_the_round_back() -> None:
     """R15, R20: an entry names a chosen change that these replies have missed; it is never ignored."""
     digests = [
         register.digest_of(EMPTY_IMAGE._replace(overlay=_entry(b"\x05")), register.NO_BALLOT),
-        register.EMPTY_DIGEST,
+        register.digest_of(EMPTY_IMAGE, register.NO_BALLOT),
     ]
     read = reading.FastRead(_quorums())
     outcomes = [read.on_digest(index, digest) for index, digest in enumerate(digests)]

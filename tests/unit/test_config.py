@@ -315,6 +315,7 @@ def test_quorums_that_meet_are_accepted(tmp_path: Path, replicas: int, q1: int, 
     nodes = "".join(NODE.format(f"n{i}", i) for i in range(1, 8))
     head = "[cluster]\nname = 'c'\n" + nodes
     loaded = load(tmp_path, f"{head}[stores.default]\nreplicas = {replicas}\nq1 = {q1}\nq2 = {q2}\n")
+    assert (loaded.store("default").q1, loaded.store("default").q2) == (q1, q2)
 
 
 def test_bad_syntax_is_refused_with_its_line(tmp_path: Path) -> None:
