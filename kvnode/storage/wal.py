@@ -8,7 +8,8 @@ CRCs and everything else, to RocksDB.
 
 Source: "Write Ahead Log File Format" in RocksDB's wiki.  A log is blocks of 32 KiB; a record is crc 4 | length 2 |
 type 1 | payload, little-endian, never starting in the last 6 bytes of a block; a batch is one FULL record or a FIRST,
-some MIDDLE and a LAST, and begins with sequence number 8 | count 4.
+some MIDDLE and a LAST, and begins with sequence number 8 | count 4, which may themselves be split.  It counts once its
+LAST is there: a batch whose end was torn off is none, and the log of the next start begins with its number again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kvnode.storage.engine import DamagedRow
 _BLOCK_BYTES = 32 * 1024
 _HEADER = struct.Struct("<IHB")
 _BATCH = struct.Struct("<QI")
-_FULL, _FIRST, _LAST_PLAIN = 1, 2, 4
+_FULL, _FIRST, _LAST = 1, 2, 4
 
 
 def check_logs(folder: Path) -> None:
@@ -33,7 +34,7 @@ def check_logs(folder: Path) -> None:
 
 def _check_log(log: Path, data: bytes, following: int) -> int:
     """Return the sequence number that must follow the log's last batch (0: not known yet)."""
-    at = 0
+    at, head = 0, b""
     while at + _HEADER.size <= len(data):
         left = _BLOCK_BYTES - at % _BLOCK_BYTES
         if left < _HEADER.size:
@@ -44,13 +45,17 @@ def _check_log(log: Path, data: bytes, following: int) -> int:
             if data[at:].strip(b"\0"):
                 _refuse(log, at, "zeros stand where a record should, and records follow")
             return following
-        if kind > _LAST_PLAIN:  # a type that this reader does not know: RocksDB will judge it
+        if kind > _LAST:  # a type that this reader does not know: RocksDB will judge it
             return following
         end = at + _HEADER.size + length
         if end > len(data):  # torn tail; if a newer log follows, its first batch will tell
             return following
-        if kind in (_FULL, _FIRST) and length >= _BATCH.size:
-            sequence, count = _BATCH.unpack_from(data, at + _HEADER.size)
+        start = at + _HEADER.size
+        if kind in (_FULL, _FIRST):
+            head = b""
+        head += data[start : min(end, start + _BATCH.size)]  # a batch's header may be spread over its fragments
+        if kind in (_FULL, _LAST) and len(head) >= _BATCH.size:
+            sequence, count = _BATCH.unpack_from(head)
             if following and sequence != following:
                 _refuse(log, at, f"batch {sequence} follows where {following} should")
             following = sequence + count
