@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from crc32c import crc32c
 
-from kvnode.storage.engine import DamagedRow, StorageError
+from kvnode.storage.engine import LEAVE_DOWN, DamagedRow, StorageError
 
 FORMAT = 1
 """Raised with every change of the layout that an older version would misread."""
@@ -203,8 +203,8 @@ def _check_owner(path: Path, found: Identity, cluster: str, node: str) -> None:
         )
     if found.has_rows and not any((path / "rows").iterdir()):
         raise StorageError(
-            f'the rows of node "{node}" are gone from {path}: it must not come back empty under its old identity'
-            " (docs/protocol.md R44); restore them, or remove the whole directory and let it join as a new node"
+            f'the rows of node "{node}" are gone from {path}: it must not come back empty under its old identity:'
+            f" {LEAVE_DOWN} (docs/protocol.md R44)"
         )
 
 
@@ -234,10 +234,7 @@ def _read_identity(path: Path) -> Identity | None:
     except OSError as error:
         raise StorageError(f"the file {file} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedRow(
-            f"the file {file} is damaged ({error}); this node's data cannot be trusted, so it must stay out"
-            " (docs/protocol.md R46, R47)"
-        ) from error
+        raise DamagedRow(f"the file {file} is damaged ({error})") from error
 
 
 def _write_identity(path: Path, identity: Identity) -> None:

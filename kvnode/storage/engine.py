@@ -22,12 +22,28 @@ from typing import Protocol
 from kvnode.core.record import Image
 
 
+LEAVE_DOWN = (
+    "leave it down, keep its directory for inspection and put no empty one in its place; the other replicas serve its"
+    " keys"
+)
+"""What to do with a node that lost rows, until nodes can be replaced (R44)."""
+
+
 class StorageError(Exception):
     """The data directory or a row in it cannot be used; the text says which and what to do."""
 
 
 class DamagedRow(StorageError):
-    """Stored data fails its checksum: the node must stop and say so (R46, R47); never served, never mended in place."""
+    """Stored data fails its checksum: the node must stop and say so (R46, R47); never served, never mended in place.
+
+    It is made with what is damaged and how; what a person can do about it is the same for all.
+    """
+
+    def __init__(self, damage: str) -> None:
+        super().__init__(
+            f"{damage}; this node's data cannot be trusted, so it must stay out: {LEAVE_DOWN}"
+            " (docs/protocol.md R44, R46, R47)"
+        )
 
 
 class Engine(Protocol):

@@ -45,7 +45,7 @@ from rocksdict import (
 from kvnode.config import Limits
 from kvnode.core.record import Image
 from kvnode.storage import rows
-from kvnode.storage.engine import DamagedRow, StorageError
+from kvnode.storage.engine import LEAVE_DOWN, DamagedRow, StorageError
 from kvnode.storage.groups import Group, Groups, Then
 from kvnode.storage.wal import check_logs
 
@@ -117,7 +117,7 @@ class RocksEngine:
         if not create and not (path / "CURRENT").exists():
             raise StorageError(
                 f"there are no rows in {path}, where this node had stored some; a node that lost its disk must not come"
-                " back under its old identity (docs/protocol.md R44)"
+                f" back under its old identity: {LEAVE_DOWN} (docs/protocol.md R44)"
             )
         check_logs(path)
         try:
@@ -319,10 +319,7 @@ def _refuse(error: Exception, what: str, path: Path) -> NoReturn:
     if "Corruption" not in reason:
         hint = "; another process has it open" if "lock" in reason.lower() else ""
         raise StorageError(f"{what}: {reason}{hint}") from error
-    raise DamagedRow(
-        f"{what}: the file {_damaged_file(reason, path)} is damaged ({reason}); this node's data cannot be trusted,"
-        " so it must stay out (docs/protocol.md R46, R47)"
-    ) from error
+    raise DamagedRow(f"{what}: the file {_damaged_file(reason, path)} is damaged ({reason})") from error
 
 
 def _damaged_file(reason: str, path: Path) -> str:

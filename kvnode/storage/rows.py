@@ -127,10 +127,7 @@ def _check_crc(key: bytes, row: bytes, bytes_min: int) -> None:
 
 def refuse(key: bytes, what: str) -> NoReturn:
     """Raise DamagedRow for the row of `key`."""
-    raise DamagedRow(
-        f"the row of {describe(key)} {what}; this node's data cannot be trusted, so it must stay out"
-        " (docs/protocol.md R46, R47)"
-    )
+    raise DamagedRow(f"the row of {describe(key)} {what}")
 
 
 def describe(key: bytes) -> str:

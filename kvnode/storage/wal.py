@@ -64,7 +64,4 @@ def _check_log(log: Path, data: bytes, following: int) -> int:
 
 
 def _refuse(log: Path, at: int, what: str) -> None:
-    raise DamagedRow(
-        f"the write-ahead log {log} is damaged at byte {at} ({what}), so acknowledged rows may be missing; this node's"
-        " data cannot be trusted and it must stay out (docs/protocol.md R46, R47)"
-    )
+    raise DamagedRow(f"the write-ahead log {log} is damaged at byte {at} ({what}), so acknowledged rows may be missing")

@@ -89,7 +89,8 @@ def test_a_refusal_names_key_store_and_partition_and_what_to_do() -> None:
         rows.decode(KEY, bytes(40))
     assert str(caught.value) == (
         "the row of key 'ada' of store 'users' (partition 7) fails its CRC32C; this node's data cannot be trusted, so"
-        " it must stay out (docs/protocol.md R46, R47)"
+        " it must stay out: leave it down, keep its directory for inspection and put no empty one in its place; the"
+        " other replicas serve its keys (docs/protocol.md R44, R46, R47)"
     )
 
 
