@@ -21,7 +21,6 @@ from typing import Protocol
 
 from kvnode.core.record import Image
 
-
 LEAVE_DOWN = (
     "leave it down, keep its directory for inspection and put no empty one in its place; the other replicas serve its"
     " keys"

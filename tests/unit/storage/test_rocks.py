@@ -126,7 +126,9 @@ async def test_a_zeroed_block_of_the_log_is_refused_although_rocksdb_would_skip_
     data = bytearray(log.read_bytes())
     data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES] = bytes(BLOCK_BYTES)
     log.write_bytes(data)
-    with pytest.raises(DamagedRow, match=rf"the write-ahead log {log} is damaged at byte .* must stay out: leave it down"):
+    with pytest.raises(
+        DamagedRow, match=rf"the write-ahead log {log} is damaged at byte .* must stay out: leave it down"
+    ):
         reopened(copy)
 
 
