@@ -21,7 +21,7 @@ _LARGE_BYTES = 64 * 1024
 
 TEXTS = {
     "deadline-exceeded": "the time was up before anything was sent; nothing was applied",
-    "overloaded": "the key's request window or a queue is full; try again later",
+    "overloaded": "a queue, the key's request window or a replica's disk is full; try again later",
     "quorum-unreachable": "fewer replicas of the key are connected than the request needs; nothing was sent",
     "answered": "this operation was answered before, so it is not run again",
     "too late to tell": "the operation's deadline passed too long ago for its outcome to be known",
