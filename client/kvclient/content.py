@@ -110,7 +110,7 @@ def _check(value: Any, depth: int) -> None:
         raise InvalidRequest(f"the value holds the tuple {value!r:.80}, which would come back as a list: store a list")
     elif isinstance(value, RawJson):
         raise InvalidRequest("RawJson must be the whole value: build the text around it instead of nesting it")
-    elif not isinstance(value, str | int | float):
+    elif not isinstance(value, str | int | float | None):
         raise InvalidRequest(f"{value!r:.80} is {type(value).__name__}: store bytes, or what JSON can express")
 
 

@@ -112,6 +112,13 @@ def test_what_would_not_come_back_equal_is_refused(value: Any) -> None:
         encode(value)
 
 
+@pytest.mark.parametrize("text", ["null", "true", "false", "0", "-17", "1.50", "1e3", '"text"', '""', "1" * 5000])
+def test_every_json_scalar_is_stored_as_raw_json_untouched(text: str) -> None:
+    content = encode(RawJson(text))
+    assert json_text(content) == text
+    assert len(text) > 4000 or same(decode(content), json.loads(text))
+
+
 def test_a_value_that_holds_itself_is_refused() -> None:
     endless: list[Any] = []
     endless.append(endless)
