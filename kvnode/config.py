@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kvclient.errors import ConfigError
-from kvclient.wire.values import STORE_BYTES_MAX
+from kvclient.wire.values import STORE_BYTES_MAX, TTL_MS_MAX
 from kvnode.schema import check_keys, check_mapping, choice, integer, number, port, read_table, table_fields, text
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -102,7 +102,7 @@ class StoreConfig:
     concurrency: str = choice("last-write", "first-write")
     durability: str = choice("fsync", "os")
     mix: str = choice("allow", "strong-only")
-    ttl_s: int = integer(0, 0, 100 * 365 * 86_400, "seconds", key="ttl")
+    ttl_s: int = integer(0, 0, TTL_MS_MAX // 1000, "seconds", key="ttl")
     gc_grace_s: int = integer(86_400, 60, 365 * 86_400, "seconds", key="gc_grace")
 
     def __post_init__(self) -> None:

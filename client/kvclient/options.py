@@ -166,7 +166,7 @@ def seconds(name: str, given: object, most: float) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise InvalidRequest(f"{name} must be a number of seconds, not {given!r:.80}")
     if not 0 < given <= most:  # also refuses NaN
-        raise InvalidRequest(f"{name}={given} must be above 0 and at most {most:g} seconds")
+        raise InvalidRequest(f"{name}={given} must be above 0 and at most {most:.15g} seconds")
     return float(given)
 
 

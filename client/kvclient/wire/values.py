@@ -42,8 +42,9 @@ ENTRY_ABSENT = 1
 
 KEY_BYTES_MAX = 1024
 STORE_BYTES_MAX = 128
-TTL_MS_MAX = 100 * 366 * 86_400_000
-"""A hundred years: more is a unit mistake, and the sum with a clock must stay far from 48 bits."""
+TTL_MS_MAX = 100 * 365 * 86_400_000
+"""A hundred years of 365 days (3,153,600,000 s): more is a unit mistake, and the sum with a clock must stay far from 48
+bits."""
 
 _TIMES = struct.Struct(">QQ")
 
