@@ -13,6 +13,10 @@ A complete program::
                 await users.put("ada", {"born": 1815, "died": 1852}, etag=ada.etag)
             except kvclient.EtagMismatch as lost:
                 print("somebody was faster:", lost.current)
+            try:
+                await users.put("new", 1, create=True)
+            except kvclient.EtagMismatch:
+                print("it exists already")
             await users.update("visits", lambda count: count + 1, default=0)
             item = await users.get("ada")
             print(item.value if item else "absent")

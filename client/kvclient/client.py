@@ -113,6 +113,10 @@ class Kv(Store):
 
         The operation may run until `timeout` seconds from now, and for a minute longer its outcome can be asked for.
         Give it, as it is or as text, to `operation_id=`; keep the text before the call.  Raises NotConnected.
+
+        Given as it is to this client, it is known to be fresh, so that a refusal is definite.  Therefore the text is
+        for others once this client's call has ended or its process has: none may use it beside a first call.
+        Whoever gives the text is taken to be a later one, whose refusals leave earlier calls open (OutcomeUnknown).
         """
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
         link = next(iter(self._cluster.links.values()), None)
@@ -121,7 +125,9 @@ class Kv(Store):
                 "no node of the cluster is connected, so the time of the cluster is not known: try again"
             )
         now_ms = link.server_ms(self._loop.time())
-        return OperationId(os.urandom(SESSION_BYTES), 1, now_ms, now_ms + max(1, int(timeout_s * 1000)))
+        made = OperationId(os.urandom(SESSION_BYTES), 1, now_ms, now_ms + max(1, int(timeout_s * 1000)))
+        self._cluster.issued.note_issued(made)
+        return made
 
     async def status(self, *, timeout: float | None = None) -> dict[str, dict[str, Any]]:  # noqa: ASYNC109
         """Return for each node, by name, what it says about itself.

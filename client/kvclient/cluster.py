@@ -19,7 +19,7 @@ from kvclient.connection import TICK_S, Link
 from kvclient.dial import dial
 from kvclient.errors import NotConnected
 from kvclient.routing import Router, Table
-from kvclient.session import Seen, Session
+from kvclient.session import IssuedIds, Seen, Session
 from kvclient.wire.messages import RESULT, STATUS
 
 RECONNECT_MIN_S = 0.05
@@ -40,6 +40,7 @@ class Cluster:
         self.loop = asyncio.get_running_loop()
         self.session = Session()
         self.seen = Seen()
+        self.issued = IssuedIds()
         self.router: Router | None = None
         self.is_closed = False
         self._connect_timeout_s = connect_timeout_s

@@ -7,6 +7,8 @@ something else, it refuses us.  Leaves to others: the handshake itself (`connect
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable
 
 from kvclient.addresses import Address
@@ -32,8 +34,13 @@ async def dial(address: Address, cluster: str, timeout_s: float, on_change: Call
     except TimeoutError as error:
         what = "accepted the connection but did not say it is a kvnode node" if link.is_accepted else "did not answer"
         raise NotConnected(f"{address} {what} within {timeout_s:g} seconds: check the address") from error
+    except socket.gaierror as error:
+        raise NotConnected(f"the host of {address} does not resolve ({error.strerror}): check its name") from error
+    except ConnectionRefusedError as error:
+        raise NotConnected(f"nobody listens at {address}: is the node up?") from error
     except OSError as error:
-        raise NotConnected(f"nobody listens at {address} ({error.strerror or error}): is the node up?") from error
+        reason = os.strerror(error.errno) if error.errno else error
+        raise NotConnected(f"{address} cannot be reached ({reason}): is the node up?") from error
     finally:
         if not is_through:
             link.close("the handshake failed")

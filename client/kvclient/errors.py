@@ -20,7 +20,7 @@ class KvError(Exception):
 
     code: ClassVar[str] = "error"
     outcome: Outcome = "not applied"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
 
 class EtagMismatch(KvError):
@@ -40,16 +40,18 @@ class OutcomeUnknown(KvError):
     """The operation may have been applied, or may still be, until a later one settles it.
 
     Ask again with `operation_id=error.operation_id`: the same operation is never applied twice.  `operation_id` is
-    empty for an eventual write, which is not sent again by itself (R25).
+    empty for an eventual write, which is not sent again by itself (R25).  `retryable` is False if it is too late: no
+    node can tell any more, and asking again changes nothing.
     """
 
     code = "outcome-unknown"
     outcome = "unknown"
     retryable = True
 
-    def __init__(self, message: str, operation_id: str = "") -> None:
+    def __init__(self, message: str, operation_id: str = "", *, retryable: bool = True) -> None:
         super().__init__(message)
         self.operation_id = operation_id
+        self.retryable = retryable
 
 
 class QuorumUnreachable(KvError):

@@ -7,12 +7,13 @@ session. A call that ends in any other way than a definite answer, cancellation 
 
 from __future__ import annotations
 
+import asyncio
 from typing import NamedTuple
 
 from kvclient import retries
 from kvclient.cluster import Cluster
 from kvclient.connection import UNSENT, Answer
-from kvclient.errors import KvError
+from kvclient.errors import KvError, OutcomeUnknown
 from kvclient.session import OperationId, operation_id_of
 from kvclient.wire.messages import APPLIED, CONFLICT, MUTATE, STAMP, STAMPED, WRITE
 
@@ -35,12 +36,14 @@ async def mutate(
 ) -> tuple[Answer, int]:
     """Run one strong mutation; return its answer (APPLIED or CONFLICT) and its time of issue in server milliseconds.
 
-    With `operation_id`, ask for the outcome of that operation, which runs it if it never did.
+    With `operation_id`, run that operation, or ask for its outcome if it ran.
     """
     operation = None if operation_id is None else operation_id_of(operation_id)
     deadline_s = cluster.loop.time() + timeout_s
     if operation is not None:
-        return await _mutate_named(cluster, change, deadline_s, operation), operation.issued_at_ms
+        is_text = isinstance(operation_id, str)
+        answer = await _mutate_named(cluster, change, deadline_s, operation, is_text=is_text)
+        return answer, operation.issued_at_ms
     name, action, check, etag, content, ttl_ms, w = change
     link = cluster.pick(name) or await retries.Tour(cluster, name, deadline_s).next()
     now_s = cluster.loop.time()
@@ -68,24 +71,50 @@ async def mutate(
     return answer, issued_at_ms
 
 
-async def _mutate_named(cluster: Cluster, change: Change, deadline_s: float, operation: OperationId) -> Answer:
-    """Ask for the outcome of an operation whose id the caller named.
+async def _mutate_named(
+    cluster: Cluster, change: Change, deadline_s: float, operation: OperationId, *, is_text: bool
+) -> Answer:
+    """Run an operation whose id the caller named, or ask for its outcome.
 
-    It may have been sent before, by anyone: so it begins as a second attempt (whose refusal is recorded, R23) and with
-    mark 0, and a refusal of this call alone never says that the operation was not applied.
+    Unless this client issued the id and it is certain that nobody sent it (`IssuedIds`), it may have been sent before,
+    by anyone: then it begins as a second attempt (whose refusal is recorded, R23), and a refusal of this call alone
+    never says that the operation was not applied.  The mark is 0 either way.
     """
+    await _wait_for_the_first(cluster, operation, deadline_s)
+    attempt = cluster.issued.begin(operation, is_text=is_text)
     name, action, check, etag, content, ttl_ms, w = change
-    message = [MUTATE, 0, name, operation.session, operation.sequence, 2, 0, *operation[2:]]
+    message = [MUTATE, 0, name, operation.session, operation.sequence, attempt or 2, 0, *operation[2:]]
     message += (action, check, etag, content, ttl_ms, w)
     again = retries.Settlement(
-        cluster, message, deadline_s, may_repeat=True, operation_id=str(operation), is_named=True
+        cluster, message, deadline_s, may_repeat=True, operation_id=str(operation), is_named=not attempt
     )
+    next_attempt = 0
     try:
-        link = cluster.pick(name) or await retries.Tour(cluster, name, deadline_s).next()
-        answer = await link.ask(message, deadline_s, len(content))
+        try:
+            link = cluster.pick(name) or await retries.Tour(cluster, name, deadline_s).next()
+            answer = await link.ask(message, deadline_s, len(content))
+        except KvError as error:
+            if attempt:
+                raise
+            raise again.unknown(error) from error
+        return await again.run(link, answer, APPLIED, CONFLICT)
     except KvError as error:
-        raise again.unknown(error) from error
-    return await again.run(link, answer, APPLIED, CONFLICT)
+        if error.outcome == "not applied":
+            next_attempt = again.attempt + 1
+        raise
+    finally:
+        if attempt:
+            cluster.issued.end(operation, next_attempt)
+
+
+async def _wait_for_the_first(cluster: Cluster, operation: OperationId, deadline_s: float) -> None:
+    """Wait while another call of this client is the only one that sent this id.  Raises OutcomeUnknown."""
+    while (ending := cluster.issued.in_flight(operation)) is not None:
+        await asyncio.wait((ending,), timeout=max(0.0, deadline_s - cluster.loop.time()))
+        if not ending.done():
+            raise OutcomeUnknown(
+                f"another call with the operation id {operation} has not ended: ask again later", str(operation)
+            )
 
 
 async def write(

@@ -11,7 +11,7 @@ from kvclient.errors import EtagMismatch
 from kvclient.item import Item, item_of_body
 from kvclient.mutations import Change
 from kvclient.session import Seen
-from kvclient.wire.messages import APPLIED
+from kvclient.wire.messages import APPLIED, CHECK_ABSENT
 from kvclient.wire.values import VERSION_BYTES, Version
 
 
@@ -39,6 +39,10 @@ def mismatch(seen: Seen, key: str, change: Change, answer: Answer) -> EtagMismat
     if body:
         seen.note(change.name, Version(body[:VERSION_BYTES]))
     store = change.name.partition(b"\0")[0].decode()
+    if change.check == CHECK_ABSENT and current is not None:
+        return EtagMismatch(
+            f"{key!r:.80} in store {store!r} exists already (ETag {current.etag}): read it and decide again", current
+        )
     stands = "is absent" if current is None else f"has the ETag {current.etag}"
     wanted = f"not {change.etag}" if change.etag else "which fails a check of this write"
     return EtagMismatch(f"{key!r:.80} in store {store!r} {stands}, {wanted}: read it and decide again", current)

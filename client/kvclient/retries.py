@@ -9,7 +9,8 @@ Decides, beyond the protocol page:
 - **Overloaded** is repeated at the same node, which is the best place for the key, `OVERLOADS_MAX` times with growing
   pauses, and then raised.  At this side's own bounds it is raised at once.
 - **An operation that may have been applied** is asked for with the same id until it is settled or the deadline is
-  there, whatever the nodes refuse meanwhile; then it is OutcomeUnknown, never a failure.
+  there, whatever the nodes refuse meanwhile; then it is OutcomeUnknown, never a failure.  A node that says that nobody
+  can tell any more (settled, unknown) is asked no further.
 
 There is one attempt at a time: when the next is sent, the link of the one before is gone, suspected, or has answered,
 and what it may still answer is dropped.  So every answer taken here is the latest attempt's (R23).
@@ -230,7 +231,7 @@ class Settlement:
         is_failed = answer[0] == FAILED
         is_unknown = error.outcome != "not applied" if is_failed else answer is not UNSENT
         if is_failed and answer[4]:  # settled: it holds for every attempt
-            raise self.unknown(error) if is_unknown else error
+            raise self._unknown_for_ever(error) if is_unknown else error
         self._maybe = self._maybe or is_unknown
         if self._maybe and not self._may_repeat:
             raise self.unknown(error) from error
@@ -244,6 +245,15 @@ class Settlement:
             if self._session is not None:
                 message[_MARK_AT] = self._session.mark(message[2])
         return message
+
+    @property
+    def attempt(self) -> int:
+        """The number of the latest attempt of a mutation."""
+        return int(self._message[_ATTEMPT_AT])
+
+    def _unknown_for_ever(self, error: KvError) -> OutcomeUnknown:
+        text = f"the write may or may not have taken effect, and no node can tell any more ({error})"
+        return OutcomeUnknown(f"{text}: read the key to see what stands there", self._operation_id, retryable=False)
 
     def unknown(self, error: KvError) -> OutcomeUnknown:
         """Return what is to be raised when `error` ends a request that may have been applied."""

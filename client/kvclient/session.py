@@ -12,11 +12,16 @@ here: **a mark never passes an operation whose outcome somebody may still ask fo
   honest.
 - An operation id that the caller names carries mark 0, "no news": the caller may name older ones later.
 
-Memory: one entry for each key with an operation in flight, which the links bound.
+And which attempt a call may claim to be.  A *first* attempt's refusals need no record and are believed (R17, R23), so
+"first" may be said only if nobody ever sent this id.  That is known of an id which this client issued and did not send
+(`IssuedIds`), as long as its caller keeps to `new_operation_id`'s rule; every other id is taken to have been sent.
+
+Memory: one entry for each key with an operation in flight, which the links bound, and what `IssuedIds` bounds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import OrderedDict
 from typing import NamedTuple
@@ -26,6 +31,9 @@ from kvclient.wire.values import Version
 
 SESSION_BYTES = 8
 SEEN_KEYS_MAX = 1024
+ISSUED_MAX = 1024
+SENT_MAX = 4096
+REFUSED_MAX = 4096
 _NUMBER_MAX = (1 << 63) - 1
 _TIME_MS_MAX = 1 << 47
 
@@ -120,10 +128,90 @@ class Session:
         if not held:
             del self._open[name]
 
-    @property
-    def open_names(self) -> int:
-        """The number of names with an open operation."""
-        return len(self._open)
+
+class _Series:
+    """What was sent of one issued id and those that `with_sequence` derives from it."""
+
+    __slots__ = ("refused", "sent", "sent_up_to", "times")
+
+    def __init__(self, times: tuple[int, int]) -> None:
+        self.times = times
+        self.sent_up_to = 0
+        """Each sequence up to this one counts as sent."""
+        self.sent: set[int] = set()
+        self.refused: dict[int, int] = {}  # sequence -> its next attempt, if every one so far was refused for certain
+
+    def begin(self, sequence: int) -> int:
+        attempt = self.refused.pop(sequence, 0)
+        if not attempt and sequence > self.sent_up_to and sequence not in self.sent:
+            attempt = 1
+        self.note_sent(sequence)
+        return attempt
+
+    def note_sent(self, sequence: int) -> None:
+        sent = self.sent
+        if sequence > self.sent_up_to:
+            sent.add(sequence)
+        if len(sent) > SENT_MAX:  # forget which: what is not known to be unsent counts as sent
+            self.sent_up_to = sorted(sent)[SENT_MAX // 2]
+            self.sent = sent = {one for one in sent if one > self.sent_up_to}
+        while self.sent_up_to + 1 in sent:
+            self.sent_up_to += 1
+            sent.remove(self.sent_up_to)
+
+
+class IssuedIds:
+    """The operation ids that this client issued, and what it sent of them.
+
+    A call begins with attempt 1 if nobody sent its id, and goes on counting if every attempt so far was refused for
+    certain; anything else is 0, "others may have sent it".  Forgetting is safe: what is not known counts as sent.
+    """
+
+    __slots__ = ("_in_flight", "_series")
+
+    def __init__(self) -> None:
+        self._series: dict[bytes, _Series] = {}
+        self._in_flight: dict[tuple[bytes, int], asyncio.Future[None]] = {}
+
+    def note_issued(self, operation: OperationId) -> None:
+        """Remember a fresh id; the one that was not used for the longest time makes room."""
+        if len(self._series) >= ISSUED_MAX:
+            del self._series[next(iter(self._series))]
+        self._series[operation.session] = _Series((operation.issued_at_ms, operation.deadline_ms))
+
+    def in_flight(self, operation: OperationId) -> asyncio.Future[None] | None:
+        """Return what ends with the call that is the only one to have sent this id, if one is under way.
+
+        Wait for it: a second attempt beside it would make its refusals untrue.
+        """
+        return self._in_flight.get(operation[:2])
+
+    def begin(self, operation: OperationId, *, is_text: bool) -> int:
+        """Return the attempt that a call starts with, or 0 if others may have sent this id.  It counts as sent now.
+
+        `is_text`: the id went through a text, which others may have read as well.
+        """
+        series = self._series.pop(operation.session, None)
+        if series is None:
+            return 0
+        self._series[operation.session] = series  # now the last one to make room
+        if is_text or series.times != operation[2:]:
+            series.refused.pop(operation.sequence, None)
+            series.note_sent(operation.sequence)
+            return 0
+        attempt = series.begin(operation.sequence)
+        if attempt:
+            self._in_flight[operation[:2]] = asyncio.get_running_loop().create_future()
+        return attempt
+
+    def end(self, operation: OperationId, next_attempt: int) -> None:
+        """End a call that began with an attempt; `next_attempt` if all were refused for certain, else 0."""
+        self._in_flight.pop(operation[:2]).set_result(None)
+        series = self._series.get(operation.session)
+        if next_attempt and series is not None:
+            if len(series.refused) >= REFUSED_MAX:
+                del series.refused[next(iter(series.refused))]
+            series.refused[operation.sequence] = next_attempt
 
 
 class Seen:

@@ -64,7 +64,8 @@ class Store:
     - `concurrency`: "last-write" or "first-write".  A first-write, like any call with `etag=` or `create=True`, is
       always strong; without an ETag it creates.
     - `r`, `w`: how many replicas an eventual request waits for, 1 to N; `w="any"` is one durable copy anywhere.  They
-      are raised to what the consistency needs.
+      are raised to what the consistency needs.  Writes take an `r` within these bounds as well, so that one set of
+      options serves all calls; only `update`, which reads, has a use for it.
     - `ttl`: seconds until the key counts as absent, above 0, or "never".
     - `timeout`: seconds until the call ends one way or the other, carried to the replicas.
 
@@ -142,6 +143,9 @@ class Store:
         `timeout` is for each key.  No order or common moment among the reads.
         """
 
+        if isinstance(keys, str | bytes):
+            raise InvalidRequest(f"get_many takes several keys, not {keys!r:.80}: give a list, or call get")
+
         async def one(key: str) -> Item | None:
             return await self.get(key, consistency=consistency, r=r, timeout=timeout)
 
@@ -179,6 +183,7 @@ class Store:
         create: bool = False,
         consistency: Consistency | None = None,
         concurrency: Concurrency | None = None,
+        r: int | None = None,
         w: Copies | None = None,
         ttl: Ttl | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
@@ -196,6 +201,7 @@ class Store:
         content = self._encode(value)
         ttl_ms = self._ttl_ms if ttl is None else ttl_ms_of(ttl)
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
+        self._check_r(r)
         plan = self._plan_write(consistency, concurrency, w)
         if plan.strong or create or etag is not None or operation_id is not None:
             check = check_of(plan, etag, create)
@@ -218,6 +224,7 @@ class Store:
         create: bool = False,
         consistency: Consistency | None = None,
         concurrency: Concurrency | None = None,
+        r: int | None = None,
         w: Copies | None = None,
         ttl: Ttl | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
@@ -235,6 +242,7 @@ class Store:
                 create=create,
                 consistency=consistency,
                 concurrency=concurrency,
+                r=r,
                 w=w,
                 ttl=ttl,
                 timeout=timeout,
@@ -250,6 +258,7 @@ class Store:
         etag: str | None = None,
         consistency: Consistency | None = None,
         concurrency: Concurrency | None = None,
+        r: int | None = None,
         w: Copies | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
         exactly_once: bool = False,
@@ -262,6 +271,7 @@ class Store:
         """
         name = self._row_name(key)
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
+        self._check_r(r)
         plan = self._plan_write(consistency, concurrency, w)
         if concurrency == "first-write" and etag is None:
             raise InvalidRequest("delete with concurrency='first-write' needs etag=: which version is to be deleted?")
@@ -280,6 +290,7 @@ class Store:
         function: Callable[[Any], Any],
         *,
         default: Any = None,
+        r: int | None = None,
         ttl: Ttl | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
         operation_id: str | OperationId | None = None,
@@ -289,6 +300,7 @@ class Store:
         Reads strongly, applies, writes only over what was read, and begins again when another writer was faster, with
         jitter until the deadline.  So `function` may run several times and must do nothing but compute.  An absent key
         passes a copy of `default`.  The new value has the expiry of `ttl` or the store's default, not the old one's.
+        `r` is for the read.
 
         `operation_id` (from OutcomeUnknown, with the same function) settles that write first: if it was applied, the
         item as it stands now is returned.  Raises DeadlineExceeded when every race was lost.
@@ -296,9 +308,10 @@ class Store:
         ttl_ms = self._ttl_ms if ttl is None else ttl_ms_of(ttl)
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
         update = Update(key, self._row_name(key), function, default, self._encode, ttl_ms)
+        self._check_r(r)
 
         async def read(left_s: float) -> Item | None:
-            return await self.get(key, consistency="strong", timeout=left_s)
+            return await self.get(key, consistency="strong", r=r, timeout=left_s)
 
         return await updating.run(self._cluster, update, read, timeout_s, operation_id)
 
@@ -342,6 +355,10 @@ class Store:
         if size > most:
             raise InvalidRequest(f"the value has {size} bytes, more than the {most} that the cluster takes")
         return content
+
+    def _check_r(self, r: int | None) -> None:
+        if r is not None:
+            plan_read(self._settings, Options(r=r))
 
     def _plan_read(self, consistency: Consistency | None, r: int | None) -> ReadPlan:
         if r is not None or not isinstance(consistency, str):

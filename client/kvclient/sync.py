@@ -180,7 +180,8 @@ class Store:
         timeout: float | None = None,
     ) -> dict[str, Item | KvError | None]:
         """Return for each key its item, None if it is absent, or the error of its read."""
-        work = self._store.get_many(list(keys), consistency=consistency, r=r, timeout=timeout)
+        listed = keys if isinstance(keys, str) else list(keys)  # a generator must run on the caller's thread
+        work = self._store.get_many(listed, consistency=consistency, r=r, timeout=timeout)
         return self._worker.run(work)
 
     def scan(
@@ -207,6 +208,7 @@ class Store:
         create: bool = False,
         consistency: Consistency | None = None,
         concurrency: Concurrency | None = None,
+        r: int | None = None,
         w: Copies | None = None,
         ttl: Ttl | None = None,
         timeout: float | None = None,
@@ -221,6 +223,7 @@ class Store:
             create=create,
             consistency=consistency,
             concurrency=concurrency,
+            r=r,
             w=w,
             ttl=ttl,
             timeout=timeout,
@@ -236,6 +239,7 @@ class Store:
         create: bool = False,
         consistency: Consistency | None = None,
         concurrency: Concurrency | None = None,
+        r: int | None = None,
         w: Copies | None = None,
         ttl: Ttl | None = None,
         timeout: float | None = None,
@@ -247,6 +251,7 @@ class Store:
             create=create,
             consistency=consistency,
             concurrency=concurrency,
+            r=r,
             w=w,
             ttl=ttl,
             timeout=timeout,
@@ -261,6 +266,7 @@ class Store:
         etag: str | None = None,
         consistency: Consistency | None = None,
         concurrency: Concurrency | None = None,
+        r: int | None = None,
         w: Copies | None = None,
         timeout: float | None = None,
         exactly_once: bool = False,
@@ -272,6 +278,7 @@ class Store:
             etag=etag,
             consistency=consistency,
             concurrency=concurrency,
+            r=r,
             w=w,
             timeout=timeout,
             exactly_once=exactly_once,
@@ -285,12 +292,15 @@ class Store:
         function: Callable[[Any], Any],
         *,
         default: Any = None,
+        r: int | None = None,
         ttl: Ttl | None = None,
         timeout: float | None = None,
         operation_id: str | OperationId | None = None,
     ) -> Item:
         """Replace the value of `key` by `function(value)`; it runs on the client's thread and must not block."""
-        work = self._store.update(key, function, default=default, ttl=ttl, timeout=timeout, operation_id=operation_id)
+        work = self._store.update(
+            key, function, default=default, r=r, ttl=ttl, timeout=timeout, operation_id=operation_id
+        )
         return self._worker.run(work)
 
     def transact(

@@ -65,6 +65,12 @@ async def test_nobody_listening_names_every_address() -> None:
         await kvclient.connect(f"127.0.0.1:{port},localhost:{port}")
 
 
+async def test_a_name_that_does_not_resolve_is_named_as_that() -> None:
+    with pytest.raises(kvclient.NotConnected, match=r"nowhere\.invalid:7401 does not resolve") as refused:
+        await kvclient.connect("nowhere.invalid:7401")
+    assert "nobody listens" not in str(refused.value)
+
+
 async def test_the_reason_of_a_goodbye_is_told() -> None:
     goodbye = (m.GOODBYE, "protocol", "this node speaks 2, you speak 1")
     server = await talker(frames.encode([goodbye], 1 << 20))

@@ -11,6 +11,8 @@ import kvclient
 from kvclient.wire import messages as m
 from kvclient.wire.values import body_pack
 
+OLD = "0011223344556677/1/1700000000000/1700000005000"
+
 
 def once(node: Any, kind: int, answer: Any) -> None:
     """Let a node answer its next request of a kind with `answer`, and go on as before."""
@@ -130,9 +132,13 @@ async def test_a_settled_unknown_is_not_asked_for_again(cluster: Any, kv: kvclie
     """R24: later than that nobody can tell."""
     node = cluster.primary("k")
     cluster.everywhere(lambda message: node.failed(message, "outcome-unknown", "unknown", settled=1))
-    with pytest.raises(kvclient.OutcomeUnknown):
-        await kv.put("k", 1, consistency="strong", timeout=60)
-    assert len(cluster.requests(m.MUTATE)) == 1
+    for options in ({"consistency": "strong"}, {"operation_id": kv.new_operation_id()}, {"operation_id": OLD}):
+        before = len(cluster.requests(m.MUTATE))
+        with pytest.raises(kvclient.OutcomeUnknown, match="no node can tell any more") as unknown:
+            await kv.put("k", 1, timeout=60, **options)
+        assert not unknown.value.retryable
+        assert "ask again" not in str(unknown.value)
+        assert len(cluster.requests(m.MUTATE)) == before + 1
 
 
 async def test_silence_until_the_deadline_is_unknown_for_a_write_and_late_for_a_read(
@@ -233,7 +239,7 @@ async def test_a_definite_refusal_releases_the_mark(cluster: Any, kv: kvclient.K
     await kv.put("k", 1, consistency="strong")
     last = cluster.primary("k").kinds(m.MUTATE)[-1]
     assert (last[4], last[6]) == (3, 3)
-    assert kv._cluster.session.open_names == 0
+    assert not kv._cluster.session._open
 
 
 async def test_a_named_operation_has_its_outcome_from_any_client(cluster: Any, kv: kvclient.Kv) -> None:
@@ -248,17 +254,99 @@ async def test_a_named_operation_has_its_outcome_from_any_client(cluster: Any, k
 
 
 async def test_a_refusal_of_a_named_operation_leaves_earlier_calls_open(cluster: Any, kv: kvclient.Kv) -> None:
+    other = await cluster.connect()
     cluster.everywhere(lambda message: cluster.nodes[0].failed(message, "quorum-unreachable"))
     async with asyncio.timeout(10):
         with pytest.raises(kvclient.OutcomeUnknown) as unknown:
-            await kv.put("k", 1, operation_id=kv.new_operation_id(), timeout=60)
+            await kv.put("k", 1, operation_id=other.new_operation_id(), timeout=60)
     assert isinstance(unknown.value.__cause__, kvclient.QuorumUnreachable)
-    operation = kv.new_operation_id()
+    assert min(request[5] for request in cluster.requests(m.MUTATE)) == 2
+    operation = other.new_operation_id()
     for node in cluster.nodes:
         await node.stop()
     with pytest.raises(kvclient.OutcomeUnknown) as unknown:
         await kv.put("k", 1, operation_id=operation, timeout=0.1)
     assert unknown.value.operation_id == str(operation)
+
+
+# -- ids that this client issued and nobody sent (R17, R23)
+
+
+async def test_a_refusal_of_a_fresh_id_is_definite_however_often_it_is_tried(cluster: Any, kv: kvclient.Kv) -> None:
+    """R23: attempts go on counting across calls, and the first one only is called the first."""
+    cluster.everywhere(lambda message: cluster.nodes[0].failed(message, "quorum-unreachable"))
+    operation = kv.new_operation_id().with_sequence(7)
+    for _ in range(2):
+        with pytest.raises(kvclient.QuorumUnreachable) as refused:
+            await kv.put("k", 1, operation_id=operation, timeout=60)
+        assert refused.value.outcome == "not applied"
+    attempts = sorted(request[5] for request in cluster.requests(m.MUTATE))
+    assert attempts == list(range(1, 13))
+    cluster.everywhere(None)
+    await kv.put("k", 1, operation_id=operation)
+    assert cluster.changes == 1
+
+
+async def test_without_a_node_a_fresh_id_is_not_sent_and_not_applied(cluster: Any, kv: kvclient.Kv) -> None:
+    operation = kv.new_operation_id()
+    for node in cluster.nodes:
+        await node.stop()
+    while kv._cluster.links:
+        await kv._cluster.wait_for_change(1)
+    with pytest.raises(kvclient.NotConnected) as refused:
+        await kv.put("k", 1, operation_id=operation, timeout=0.1)
+    assert refused.value.outcome == "not applied"
+
+
+@pytest.mark.parametrize("end", ["unknown", "cancelled", "applied", "conflict"])
+async def test_once_sent_without_a_certain_refusal_an_id_is_fresh_no_more(
+    cluster: Any, kv: kvclient.Kv, end: str
+) -> None:
+    """R17: a second call never says that it is the first attempt."""
+    operation = kv.new_operation_id()
+    node = cluster.primary("k")
+    if end in ("unknown", "cancelled"):
+        once(node, m.MUTATE, node.HOLD)
+    if end == "conflict":
+        await kv.put("k", 0)
+    call = asyncio.ensure_future(
+        kv.put("k", 1, create=end == "conflict", operation_id=operation, timeout=0.05 if end == "unknown" else 5)
+    )
+    await node.received(1, m.MUTATE)
+    if end == "cancelled":
+        call.cancel()
+    await asyncio.wait((call,))
+    assert [request[5] for request in node.kinds(m.MUTATE)] == [1]
+    cluster.everywhere(lambda message: node.failed(message, "quorum-unreachable"))
+    with pytest.raises(kvclient.OutcomeUnknown):
+        await kv.put("k", 1, operation_id=operation)
+    assert node.kinds(m.MUTATE)[1][5] == 2
+
+
+async def test_an_id_that_went_through_a_text_may_have_been_sent_by_others(cluster: Any, kv: kvclient.Kv) -> None:
+    operation = kv.new_operation_id()
+    cluster.everywhere(lambda message: cluster.nodes[0].failed(message, "quorum-unreachable"))
+    for given in (str(operation), operation, operation._replace(deadline_ms=operation.deadline_ms + 1)):
+        with pytest.raises(kvclient.OutcomeUnknown):
+            await kv.put("k", 1, operation_id=given)
+    assert min(request[5] for request in cluster.requests(m.MUTATE)) == 2
+
+
+async def test_a_second_call_with_a_fresh_id_waits_for_the_first(cluster: Any, kv: kvclient.Kv) -> None:
+    """R23: beside a second attempt, what the first one says of a refusal would not hold."""
+    operation = kv.new_operation_id()
+    node = cluster.primary("k")
+    once(node, m.MUTATE, node.HOLD)
+    first = asyncio.ensure_future(kv.put("k", 1, operation_id=operation))
+    await node.received(1, m.MUTATE)
+    with pytest.raises(kvclient.OutcomeUnknown, match="has not ended"):
+        await kv.put("k", 1, operation_id=operation, timeout=0.01)
+    second = asyncio.ensure_future(kv.put("k", 1, operation_id=str(operation)))
+    await asyncio.wait((second,), timeout=0.01)
+    assert len(cluster.requests(m.MUTATE)) == 1
+    node.release()
+    assert await first == await second
+    assert [request[5] for request in cluster.requests(m.MUTATE)] == [1, 2]
 
 
 # -- update() after an unknown outcome (section 4a)
@@ -348,7 +436,7 @@ async def test_a_write_cancelled_before_it_could_be_sent_costs_nothing(make_clus
         task.cancel()
         await asyncio.wait((task,))
         assert kv._cluster.session is session
-        assert session.open_names == 0
+        assert not session._open
     finally:
         await cluster.close()
 

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import kvclient
-from kvclient.session import SEEN_KEYS_MAX, OperationId, Seen, Session, operation_id_of
+from kvclient.session import (
+    ISSUED_MAX,
+    SEEN_KEYS_MAX,
+    IssuedIds,
+    OperationId,
+    Seen,
+    Session,
+    operation_id_of,
+)
 from kvclient.wire.values import Version
 
 
@@ -42,7 +50,7 @@ class Marks(RuleBasedStateMachine):
 
     @invariant()
     def only_open_names_take_memory(self) -> None:
-        assert self.session.open_names == sum(map(bool, self.open.values()))
+        assert len(self.session._open) == sum(map(bool, self.open.values()))
 
 
 TestMarks = Marks.TestCase
@@ -88,6 +96,46 @@ def test_ids_of_one_piece_of_work_differ_in_their_sequence_only() -> None:
     assert first.with_sequence(7) == OperationId(bytes(8), 7, 10, 20)
     with pytest.raises(kvclient.InvalidRequest):
         first.with_sequence(0)
+
+
+async def test_an_id_is_sent_for_the_first_time_once() -> None:
+    """R17."""
+    issued, base = IssuedIds(), OperationId(bytes(8), 1, 10, 20)
+    assert issued.begin(base, is_text=False) == 0
+    issued.note_issued(base)
+    assert [issued.begin(base.with_sequence(n), is_text=False) for n in (1, 3, 2, 3, 2, 1)] == [1, 1, 1, 0, 0, 0]
+    assert issued.in_flight(base) is not None
+    issued.end(base.with_sequence(2), next_attempt=5)
+    issued.end(base, next_attempt=0)
+    assert issued.in_flight(base) is None
+    assert [issued.begin(base.with_sequence(n), is_text=False) for n in (1, 2)] == [0, 5]
+
+
+@given(st.lists(st.integers(1, 60), max_size=300))
+async def test_what_is_forgotten_counts_as_sent(sequences: list[int]) -> None:
+    """R17: no bound on memory may make an id fresh again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kvclient.session.SENT_MAX", 4)
+        issued, base, sent = IssuedIds(), OperationId(bytes(8), 1, 10, 20), set[int]()
+        issued.note_issued(base)
+        for sequence in sequences:
+            if issued.begin(base.with_sequence(sequence), is_text=False):
+                assert sequence not in sent
+                issued.end(base.with_sequence(sequence), 0)
+            sent.add(sequence)
+        assert len(issued._series[base.session].sent) <= 4
+
+
+def test_issued_ids_are_bounded_and_the_one_not_used_for_longest_makes_room() -> None:
+    issued = IssuedIds()
+    ids = [OperationId(n.to_bytes(8, "big"), 1, 10, 20) for n in range(ISSUED_MAX + 1)]
+    for one in ids[:-1]:
+        issued.note_issued(one)
+    issued.begin(ids[0], is_text=True)
+    issued.note_issued(ids[-1])
+    assert len(issued._series) == ISSUED_MAX
+    assert ids[0].session in issued._series
+    assert ids[1].session not in issued._series
 
 
 def test_seen_keeps_the_greatest_version_of_the_last_keys() -> None:

@@ -155,6 +155,13 @@ async def test_a_changed_table_changes_the_defaults(cluster: Any, kv: kvclient.K
         lambda kv: kv.put("k", 1, w=4),
         lambda kv: kv.put("k", 1, ttl=-1),
         lambda kv: kv.put("k", 1, ttl=TTL_MS_MAX),
+        lambda kv: kv.put("k", 1, ttl=3_153_600_001),
+        lambda kv: kv.put("k", 1, r=4),
+        lambda kv: kv.put("k", 1, r="any"),
+        lambda kv: kv.delete("k", r=0),
+        lambda kv: kv.update("k", lambda value: 1, r=4),
+        lambda kv: kv.get_many("abc"),
+        lambda kv: kv.get_many(b"abc"),
         lambda kv: kv.put("k", 1, etag=1),
         lambda kv: kv.put("k", 1, etag="x", create=True),
         lambda kv: kv.put("k", 1, operation_id="nonsense"),
@@ -172,6 +179,30 @@ async def test_what_is_out_of_bounds_is_never_sent(cluster: Any, kv: kvclient.Kv
         await call(kv)
     assert refused.value.outcome == "not applied"
     assert not cluster.requests(m.MUTATE, m.WRITE)
+
+
+async def test_writes_take_the_options_of_reads_and_update_reads_with_r(cluster: Any, kv: kvclient.Kv) -> None:
+    options: Any = {"r": 2, "w": 2}
+    await kv.put("k", 1, **options)
+    assert not any(map(cluster.requests, (m.GET, m.STAMP)))
+    await kv.update("k", lambda value: value + 1, r=3)
+    assert [request[4] for request in cluster.requests(m.GET)] == [3]
+    assert isinstance((await kv.put_many({"a": 1}, **options))["a"], kvclient.Item)
+    assert isinstance((await kv.put_many({"a": 1}, r=4))["a"], kvclient.InvalidRequest)
+    await kv.delete("k", **options)
+
+
+async def test_the_longest_ttl_is_the_one_of_the_configuration_and_said_plainly(kv: kvclient.Kv) -> None:
+    item = await kv.put("k", 1, ttl=3_153_600_000)
+    assert item.expires_at is not None
+    with pytest.raises(kvclient.InvalidRequest, match="at most 3153600000 seconds"):
+        await kv.put("k", 1, ttl=3_153_600_001)
+
+
+async def test_a_create_that_lost_says_that_the_key_exists(kv: kvclient.Kv) -> None:
+    item = await kv.put("ada", 1, consistency="strong")
+    with pytest.raises(kvclient.EtagMismatch, match=rf"^'ada' in store 'default' exists already \(ETag {item.etag}\)"):
+        await kv.put("ada", 2, create=True)
 
 
 async def test_a_value_at_the_limit_is_taken(kv: kvclient.Kv) -> None:
