@@ -164,7 +164,7 @@ class Node:
     # -- start and stop
 
     async def start(self) -> None:
-        """Listen, dial, and begin to serve as soon as the node may.  Raises ConfigError if the address is taken."""
+        """Listen, dial, and begin to serve as soon as the node may.  Raises AddressError if the address is taken."""
         ready = asyncio.get_running_loop().create_future()
         self.ceilings.start(lambda: ready.set_result(None))
         await ready

@@ -14,7 +14,6 @@ import logging
 from functools import partial
 from typing import Any, Final
 
-from kvclient.errors import ConfigError
 from kvclient.wire.frames import client_frame_bytes_max
 from kvclient.wire.messages import (
     CLIENT_REQUESTS,
@@ -42,6 +41,10 @@ _UINT64_MAX: Final = (1 << 64) - 1
 _log = logging.getLogger(__name__)
 
 
+class AddressError(Exception):
+    """The address cannot be listened on; the text is one sentence that says why and what to do."""
+
+
 class Listener:
     """Accepts links on one address.
 
@@ -65,12 +68,12 @@ class Listener:
         return sum(link.is_admitted and link.is_open for link in self._sweep.links)
 
     async def start(self) -> None:
-        """Listen; with port 0 the system chooses one, see `port`.  Raises ConfigError if the address is unusable."""
+        """Listen; with port 0 the system chooses one, see `port`.  Raises AddressError."""
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(self._accept, self.host, self.port)
         except (OSError, OverflowError, UnicodeError) as error:
-            raise ConfigError(
+            raise AddressError(
                 f"cannot listen on {self.host}:{self.port}: {getattr(error, 'strerror', None) or error}; "
                 "stop what uses the address, or give the node another host and port"
             ) from error

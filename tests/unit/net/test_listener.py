@@ -11,7 +11,6 @@ import pytest
 from unit.fakes import manual_runtime
 from unit.net.house import CLIENT_HELLO, NODE_HELLO, WELCOME_FIELDS, House, Stranger, opened, settled
 
-from kvclient.errors import ConfigError
 from kvclient.wire.frames import encode
 from kvclient.wire.messages import (
     FORWARD,
@@ -28,7 +27,7 @@ from kvclient.wire.messages import (
 )
 from kvnode.config import Limits
 from kvnode.net.connection import LINGER_S, Link, Refusal
-from kvnode.net.listener import Listener
+from kvnode.net.listener import AddressError, Listener
 
 
 async def goodbye(stranger: Stranger) -> tuple[str, str]:
@@ -531,13 +530,13 @@ async def test_what_cannot_be_packed_is_the_callers_error_and_harms_nothing(hous
 
 async def test_a_port_in_use_is_a_config_error_that_names_the_address(house: House) -> None:
     second = Listener("127.0.0.1", house.listener.port, house.door, Limits(), manual_runtime()[0])
-    with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{house.listener.port}: .*in use"):
+    with pytest.raises(AddressError, match=f"cannot listen on 127.0.0.1:{house.listener.port}: .*in use"):
         await second.start()
 
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "no such host", "x" * 100 + ".invalid"])
 async def test_a_host_that_is_not_ours_is_a_config_error_that_names_it(house: House, host: str) -> None:
-    with pytest.raises(ConfigError, match=f"cannot listen on {host}:7401"):
+    with pytest.raises(AddressError, match=f"cannot listen on {host}:7401"):
         await Listener(host, 7401, house.door, Limits(), manual_runtime()[0]).start()
 
 
