@@ -41,8 +41,8 @@ _log = logging.getLogger("kvnode")
 async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -> None:
     """Run one node until SIGTERM or SIGINT, then drain and stop it.
 
-    Raises ConfigError (unknown node, address in use) and StorageError (the data directory cannot be used); nothing was
-    served.
+    `accept_data_loss` lets it start although acknowledged writes may be gone (R48).  Raises ConfigError (unknown node),
+    AddressError (address in use) and StorageError (the data directory cannot be used); nothing was served.
     """
     loop = asyncio.get_running_loop()
     runtime = real_runtime(int(os.environ.get(CLOCK_OFFSET_VARIABLE, "0")))
@@ -56,6 +56,8 @@ async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -
         accept_data_loss=accept_data_loss,
     )
     try:
+        if directory.may_have_lost:
+            _log.warning("%s", _loss_text(directory))
         loop.set_exception_handler(_die_of_exception)
         engine = RocksEngine.open(
             directory.rows_path,
@@ -74,6 +76,14 @@ async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -
         directory.mark_clean()
     finally:
         directory.close()
+
+
+def _loss_text(directory: DataDirectory) -> str:
+    return (
+        f"started with --accept-data-loss after the machine was restarted while {directory.path} was in use: what this"
+        ' node acknowledged in the last moments before, for stores with durability "os", may be lost or undone here,'
+        " promises of strong operations included, and if that befell several nodes, for good (docs/protocol.md R48)"
+    )
 
 
 async def _serve(node: Node, loop: asyncio.AbstractEventLoop) -> None:

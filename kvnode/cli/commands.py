@@ -2,8 +2,8 @@
 
 Decides: options, exit codes, and that every error is one sentence on stderr.  Leaves to others: what is done.
 
-Exit codes: 0 done; 1 not found, or a local cluster or node failed; 2 usage or configuration; 3 ETag mismatch;
-4 refused, nothing was applied; 5 the outcome is unknown.
+Exit codes: 0 done; 1 not found, or a local cluster or node failed (a port in use, a data directory that is refused);
+2 usage or configuration; 3 ETag mismatch; 4 refused, nothing was applied; 5 the outcome is unknown.
 
 `kvnode node` runs through here too, so what only other commands need (rich, the client) is imported when they run.
 """
@@ -27,6 +27,7 @@ from kvnode.local import statefile
 from kvnode.local.statefile import LocalError
 
 if TYPE_CHECKING:
+    from kvnode.config import Config
     from kvnode.local.supervisor import Supervisor
 
 DONE, FAILED, USAGE, MISMATCH, REFUSED, UNKNOWN = range(6)
@@ -42,8 +43,8 @@ def cli() -> None:
     """Run, use and look into a replicated key-value store.
 
     \b
-    Exit codes: 0 done, 1 not found (or a local cluster failed), 2 usage, 3 ETag mismatch,
-    4 refused (nothing was applied), 5 outcome unknown (it may have been applied).
+    Exit codes: 0 done, 1 not found (or a local cluster or node failed), 2 usage or configuration,
+    3 ETag mismatch, 4 refused (nothing was applied), 5 outcome unknown (it may have been applied).
     """
 
 
@@ -52,7 +53,7 @@ for _command in operations.COMMANDS:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with the code that api.md promises."""
+    """Run the command line and exit with one of the codes above."""
     try:
         code = cli.main(prog_name="kvnode", standalone_mode=False)
     except BaseException as error:
@@ -86,7 +87,8 @@ def _exit_code(error: BaseException) -> int:
             return _fail(str(error), _exit_code_of_outcome(error))
         case LocalError() | OSError():
             return _fail(str(error), FAILED)
-    if type(error).__name__ in ("ProbeError", "StorageError", "DamagedRow"):  # their modules are not imported for this
+    # Their modules are not imported for this.
+    if type(error).__name__ in ("AddressError", "ProbeError", "StorageError", "DamagedRow"):
         return _fail(str(error), FAILED)
     raise error
 
@@ -107,10 +109,19 @@ def _fail(sentence: str, code: int) -> int:
 # -- nodes and local clusters
 
 
+accept_data_loss_option = click.option(
+    "--accept-data-loss",
+    is_flag=True,
+    help='Start after the machine was restarted under a store with durability "os", although acknowledged writes may be'
+    " lost (docs/protocol.md R48); what may be is printed to stderr.",
+)
+
+
 @cli.command()
 @click.argument("node_id", metavar="ID")
 @click.option("--config", type=click.Path(path_type=Path), default=Path("cluster.toml"), help="The cluster file.")
-def node(node_id: str, config: Path) -> None:
+@accept_data_loss_option
+def node(node_id: str, config: Path, accept_data_loss: bool) -> None:
     """Run one node in the foreground until SIGTERM or Ctrl-C.
 
     This is what an init system or a container runs.  It logs to stderr.
@@ -124,29 +135,39 @@ def node(node_id: str, config: Path) -> None:
 
     from kvnode.process import run
 
-    uvloop.run(run(loaded, node_id))
+    uvloop.run(run(loaded, node_id, accept_data_loss=accept_data_loss))
 
 
 @cli.command()
 @click.option("--nodes", type=click.IntRange(1, 64), help="Number of nodes; default: as configured, else 3.")
-@config_option
-@data_dir_option
+@click.option("--config", type=click.Path(path_type=Path), help="The cluster file to start; default: see above.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where data, logs and the configuration of the last start are kept; default: as the cluster file says.",
+)
 @click.option("--detach", is_flag=True, help="Return when every node serves; stop it with `kvnode down`.")
-def up(nodes: int | None, config: Path | None, data_dir: Path | None, detach: bool) -> None:
+@accept_data_loss_option
+def up(nodes: int | None, config: Path | None, data_dir: Path | None, detach: bool, accept_data_loss: bool) -> None:
     """Start a cluster on this machine, one process per node, and supervise it.
 
     Ctrl-C drains and stops it.  A node that dies is reported and stays down until `kvnode restart`.
     The configuration is --config, else what --data-dir was started with before, else ./cluster.toml, else
-    three nodes on ports 7401 to 7403 with their data in ./.kvnode.
+    three nodes on ports 7401 to 7403 with their data in ./.kvnode.  --accept-data-loss is for this one start of each
+    node; `kvnode restart` never hands it on.
     """
     from kvnode.local import plan
     from kvnode.local import supervisor as supervision
 
     planned = plan.make(config, data_dir, nodes)
+    start_options = ["--accept-data-loss"] if accept_data_loss else []
+    if accept_data_loss:
+        logs = planned.data_dir / statefile.LOGS
+        click.echo(f"kvnode: a node that may have lost acknowledged writes says in its log in {logs} which", err=True)
     if detach:
-        _up_detached(planned.data_dir, config, nodes)
+        _up_detached(planned, config, nodes, start_options)
         return
-    supervisor = supervision.Supervisor(planned, _say)
+    supervisor = supervision.Supervisor(planned, _say, start_options=start_options)
     code = asyncio.run(supervisor.run(_announce))
     if code == 0:
         _say("stopped")
@@ -180,18 +201,19 @@ def _say_who_serves(directory: Path, nodes: list[statefile.NodeState], words: di
     return running
 
 
-def _up_detached(directory: Path, config: Path | None, nodes: int | None) -> None:
+def _up_detached(planned: Config, config: Path | None, nodes: int | None, start_options: list[str]) -> None:
     from kvnode.local import detached
 
+    directory = planned.data_dir
     options = ["--data-dir", str(directory)]
     options += ["--config", str(config.absolute())] if config else []
     options += ["--nodes", str(nodes)] if nodes else []
-    answer = detached.start(directory, options)
+    answer = detached.start(planned, options + start_options)
     states = [statefile.NodeState(**fields) for fields in answer["nodes"]]
-    _say_who_serves(directory, states, answer["last_words"])
+    if _say_who_serves(directory, states, answer["last_words"]):
+        _say(f"stop it with `kvnode down --data-dir {directory}`")
     if any(state.state != "serving" for state in states):
         sys.exit(FAILED)
-    _say(f"stop it with `kvnode down --data-dir {directory}`")
 
 
 @cli.command()

@@ -28,14 +28,15 @@ STOP_MARGIN_S = 15.0
 LOG_NAME = "supervisor.log"
 
 
-def start(directory: Path, options: list[str]) -> dict[str, Any]:
+def start(config: Config, options: list[str]) -> dict[str, Any]:
     """Start `kvnode up` with these options in the background; return its answer once each node serves or has failed.
+
+    `config` is what the options mean; its data directory is absolute.
 
     Raises LocalError with the supervisor's own words if it gives up.
     """
-    plan.prepare_directory(directory)
-    if statefile.is_supervised(directory):
-        raise LocalError(statefile.already_running(directory))
+    plan.prepare(config)
+    directory = config.data_dir
     log = directory / statefile.LOGS / LOG_NAME
     with log.open("ab") as output:
         log_from = output.tell()
@@ -108,9 +109,10 @@ def cluster(config: Config) -> Iterator[statefile.State]:
     For scripts and tests.  Raises LocalError, with the last words of the nodes, unless every node serves.
     """
     directory = config.data_dir.absolute()
-    plan.prepare_directory(directory)
-    statefile.write_atomically(directory / statefile.CONFIG_FILE, replace(config, data_dir=directory).to_toml())
-    answer = start(directory, ["--data-dir", str(directory)])
+    config = replace(config, data_dir=directory)
+    plan.prepare(config)
+    statefile.write_atomically(directory / statefile.CONFIG_FILE, config.to_toml())
+    answer = start(config, ["--data-dir", str(directory)])
     try:
         idle = [node["id"] for node in answer["nodes"] if node["state"] != "serving"]
         if idle:

@@ -21,6 +21,7 @@ from pathlib import Path
 from kvclient.errors import ConfigError
 from kvnode import config as configuration
 from kvnode.config import Config, NodeConfig
+from kvnode.local import statefile
 from kvnode.local.statefile import CONFIG_FILE, LOGS, LocalError
 
 DEFAULT_CONFIG = Path("cluster.toml")
@@ -162,6 +163,13 @@ def listen_once(host: str, port: int) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(1)
+
+
+def prepare(config: Config) -> None:
+    """Make the data directory if nothing stands in the way of a start.  Raises LocalError, having made nothing."""
+    statefile.refuse_second(config.data_dir)
+    check_addresses(config)
+    prepare_directory(config.data_dir)
 
 
 def prepare_directory(directory: Path) -> None:

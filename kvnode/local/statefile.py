@@ -152,6 +152,22 @@ def already_running(directory: Path) -> str:
     return f"a cluster runs on {directory} already{pid}: stop it with `kvnode down --data-dir {directory}`"
 
 
+def refuse_second(directory: Path) -> None:
+    """Raise LocalError if a cluster runs on `directory`, be it one whose supervisor is gone."""
+    if not directory.is_dir():
+        return
+    if is_supervised(directory):
+        raise LocalError(already_running(directory))
+    state = load(directory)
+    orphans = state.orphans() if state else ()
+    if orphans:
+        names = ", ".join(f"{node.id} (pid {node.pid})" for node in orphans)
+        raise LocalError(
+            f"{names} of an earlier `kvnode up` still runs on {directory}, though its supervisor is gone: "
+            f"stop it with `kvnode down --data-dir {directory}`"
+        )
+
+
 def running(directory: Path) -> State:
     """Return the state of the cluster that runs on `directory`.  Raises LocalError if no supervisor runs there."""
     state = load(directory)

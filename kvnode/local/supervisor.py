@@ -21,7 +21,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -163,12 +163,16 @@ class NodeProcess:
 class Supervisor:
     """Runs the nodes of one configuration until it is told to stop."""
 
-    def __init__(self, config: Config, say: Say, command: Command = node_command) -> None:
+    def __init__(
+        self, config: Config, say: Say, command: Command = node_command, start_options: Sequence[str] = ()
+    ) -> None:
+        """`start_options` are added to each node's command when it is first started, never at a restart."""
         self.config = config
         self.directory = config.data_dir
         self.nodes = {node.id: NodeProcess(node, self.directory) for node in config.nodes}
         self._say = say
         self._command = command
+        self._start_options = start_options
         self._group: asyncio.TaskGroup
         self._stop = asyncio.Event()
         self._starting = asyncio.Lock()
@@ -180,12 +184,10 @@ class Supervisor:
         """Start every node, call `on_started` when each serves or has failed, and supervise until told to stop.
 
         Returns an exit code: 0 after a stop that was asked for, 1 if no node could be started.
-        Raises LocalError before anything was started.
+        Raises LocalError before anything was started; a taken port before anything was written.
         """
-        plan.prepare_directory(self.directory)
+        plan.prepare(self.config)
         with statefile.lock(self.directory):
-            self._refuse_orphans()
-            plan.check_addresses(self.config)
             statefile.write_atomically(self.config_path, self.config.to_toml())
             self._handle_signals()
             return await self._supervise(on_started)
@@ -221,14 +223,14 @@ class Supervisor:
 
     async def _start_all(self) -> None:
         for node in self.nodes.values():
-            await self._start(node)
+            await self._start(node, self._start_options)
         await self._wait_settled(self.nodes.values())
 
-    async def _start(self, node: NodeProcess) -> None:
+    async def _start(self, node: NodeProcess, options: Sequence[str] = ()) -> None:
         async with self._starting:
             if self._stop.is_set():
                 return
-            await node.start(self._command(node.config.id, self.config_path))
+            await node.start([*self._command(node.config.id, self.config_path), *options])
         self.save()
         self._group.create_task(node.watch(self._say, self.save))
 
@@ -253,16 +255,6 @@ class Supervisor:
         await self._hurry.wait()
         self._say("killing the nodes that have not drained yet")
         await asyncio.gather(*(node.kill() for node in self.nodes.values()))
-
-    def _refuse_orphans(self) -> None:
-        state = statefile.load(self.directory)
-        orphans = state.orphans() if state else ()
-        if orphans:
-            names = ", ".join(f"{node.id} (pid {node.pid})" for node in orphans)
-            raise LocalError(
-                f"{names} of an earlier `kvnode up` still runs on {self.directory}, though its supervisor is gone: "
-                f"stop it with `kvnode down --data-dir {self.directory}`"
-            )
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crc32c import crc32c
 
 from kvnode.local import plan
 
@@ -309,6 +310,76 @@ def test_up_names_a_port_that_is_taken(tmp_path: Path, command: Run, detach: tup
     with socket.create_server(("127.0.0.1", port)):
         done = command("up", "--config", str(config), *detach)
     assert f"port in use: 127.0.0.1:{port} of node n1" in sentence(done, 1)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_node_whose_port_is_taken_ends_with_the_code_that_up_has(tmp_path: Path, command: Run) -> None:
+    config = small_config(tmp_path)
+    port = int(config.read_text().partition("port = ")[2].split()[0])
+    with socket.create_server(("127.0.0.1", port)):
+        assert f"cannot listen on 127.0.0.1:{port}" in sentence(command("node", "n1", "--config", str(config)), 1)
+
+
+def power_cut(identity: Path) -> None:
+    """Let a data directory look as if the machine had been restarted while its process ran."""
+    facts = json.loads(identity.read_text())
+    del facts["crc32c"]
+    facts.update(boot_id="another boot", clean=False)
+    facts["crc32c"] = crc32c(json.dumps(facts, sort_keys=True).encode())
+    identity.write_text(json.dumps(facts))
+
+
+def test_a_possible_loss_is_refused_until_it_is_accepted_and_then_told(tmp_path: Path, command: Run) -> None:
+    """R48: `up` hands the consent on for one start; the node itself prints what may be lost."""
+    path = small_config(tmp_path)
+    path.write_text(path.read_text() + 'durability = "os"\n')
+    config, identity = str(path), tmp_path / "data" / "n1" / "identity.json"
+    log = tmp_path / "data" / "logs" / "n1.log"
+    told = "may be lost or undone here"
+    assert command("up", "--config", config, "--detach").returncode == 0
+    assert command("down", "--config", config).returncode == 0
+    power_cut(identity)
+    assert "start with --accept-data-loss" in sentence(command("node", "n1", "--config", config), 1)
+    assert "--accept-data-loss" in command("up", "--config", config, "--detach").stderr
+    try:
+        done = command("up", "--config", config, "--detach", "--accept-data-loss")
+        assert (done.returncode, str(log.parent) in done.stderr) == (0, True)
+        assert told in log.read_text()
+        power_cut(identity)
+        command("kill", "n1", "--config", config)
+        assert "--accept-data-loss" in command("restart", "n1", "--config", config).stderr
+    finally:
+        command("down", "--config", config)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "kvnode", "node", "n1", "--config", config, "--accept-data-loss"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    assert "serves on" in running.stdout.readline()
+    running.send_signal(signal.SIGTERM)
+    assert told in running.communicate(timeout=60)[1]
+    assert running.returncode == 0
+
+
+def test_a_cluster_that_started_in_part_says_how_to_stop_it(tmp_path: Path, command: Run) -> None:
+    config = str(small_config(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "n2").write_text("not a directory")
+    done = command("up", "--config", config, "--nodes", "2", "--detach")
+    try:
+        assert done.returncode == 1
+        assert "node n2 does not serve" in done.stderr
+        assert f"stop it with `kvnode down --data-dir {tmp_path / 'data'}`" in done.stdout
+    finally:
+        command("down", "--config", config)
+
+
+def test_up_explains_its_own_options(command: Run) -> None:
+    text = " ".join(command("up", "--help").stdout.split())
+    assert "Where data, logs and the configuration of the last start are kept" in text
+    assert "The cluster file to start" in text
 
 
 def test_an_unwritable_data_directory_is_named(tmp_path: Path, command: Run) -> None:

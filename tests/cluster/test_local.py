@@ -171,7 +171,25 @@ async def test_a_taken_port_is_named_and_nothing_is_started(config: Config) -> N
     async with server:
         with pytest.raises(LocalError, match=f"port in use: {taken.address} of node n2"):
             await Supervisor(config, print).run(lambda supervisor: None)
-    assert statefile.load(config.data_dir) is None
+    assert not config.data_dir.exists()
+
+
+async def test_options_of_a_start_are_for_the_first_start_of_each_node_only(config: Config) -> None:
+    """R48: `restart` never accepts a loss by itself."""
+    stand_in = "import sys; print(sys.argv[1:], flush=True)\n" + STAND_IN
+
+    def command(node_id: str, path: Path) -> list[str]:
+        return [sys.executable, "-c", stand_in, node_id, "good"]
+
+    supervisor = Supervisor(config, print, command, ["--accept-data-loss"])
+    started = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(supervisor.run(lambda supervisor: started.set()))
+        await started.wait()
+        await asyncio.to_thread(statefile.ask, config.data_dir, 20, do="restart", node="n1")
+        supervisor.request_stop()
+    starts = [line for line in supervisor.nodes["n1"].log.read_text().splitlines() if line.startswith("[")]
+    assert starts == ["['n1', 'good', '--accept-data-loss']", "['n1', 'good']"]
 
 
 async def test_nodes_whose_supervisor_was_killed_are_refused_by_up_and_stopped_by_down(config: Config) -> None:

@@ -123,3 +123,14 @@ def test_free_ports_are_distinct_and_can_be_listened_on() -> None:
     assert len(set(found)) == 5
     for port in found:
         plan.listen_once("127.0.0.1", port)
+
+
+def test_a_start_that_is_refused_makes_nothing(tmp_path: Path) -> None:
+    config = plan.make(None, tmp_path / "data", 2)
+    config = plan.on_free_ports(config)
+    taken = config.nodes[1]
+    with socket.create_server((taken.host, taken.port)), pytest.raises(LocalError, match="port in use"):
+        plan.prepare(config)
+    assert not config.data_dir.exists()
+    plan.prepare(config)
+    assert (config.data_dir / "logs").is_dir()
