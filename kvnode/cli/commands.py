@@ -281,6 +281,8 @@ def restart(node_id: str, config: Path | None, data_dir: Path | None) -> None:
 def status(config: Path | None, address: tuple[str, ...], data_dir: Path | None, as_json: bool, watch: bool) -> None:
     """Show every node: state, pid, address, epoch, keys, bytes, clock offset, hints, repairs, load and latency.
 
+    Keys are those of every copy that the node keeps, deleted ones included: counted while they are few, and an estimate
+    (~) beyond, in which a key that was written again lately may count twice.  Status questions are no operations.
     Exit code 0 if every node serves, 1 if one does not.
     """
     found = target.find(address, config, data_dir)

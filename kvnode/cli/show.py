@@ -111,7 +111,7 @@ def duration(seconds: float) -> str:
 
 
 STATUS_HEADERS = (
-    *("node", "state", "pid", "address", "epoch", "keys", "bytes", "clock", "hints"),
+    *("node", "state", "pid", "address", "epoch", "~keys", "bytes", "clock", "hints"),
     *("repairs", "ops/s", "p50 ms", "p99 ms", "peers", "up"),
 )
 

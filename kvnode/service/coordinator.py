@@ -25,7 +25,7 @@ from kvnode.service.eventual import Draft, Eventual
 from kvnode.service.exchange import Exchanges, Link
 from kvnode.service.inspection import Inspection
 from kvnode.service.placement import BadName, Placement, Placements
-from kvnode.service.requests import ForwardLink, Request, Statistics
+from kvnode.service.requests import STATUS, ForwardLink, Request, Statistics
 
 _TRANSACTION_STEPS_MAX = 128
 _FORWARD_GRACE_S = 0.25
@@ -336,7 +336,7 @@ _KINDS = {
     m.WRITE: "eventual put",
     m.STAMP: "stamp",
     m.SCAN: "scan",
-    m.STATUS: "status",
+    m.STATUS: STATUS,
     m.EXPLAIN: "explain",
 }
 _ACTIONS = {m.DELETE: "strong delete", m.TRANSACT: "transact"}

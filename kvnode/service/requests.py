@@ -17,6 +17,8 @@ from kvnode.service.exchange import Link
 
 _SAMPLES = 1024
 _SAMPLE_EVERY = 8
+STATUS = "status"
+"""The kind of request that is no operation: who watches a node must not see the watching."""
 _LARGE_BYTES = 64 * 1024
 
 TEXTS = {
@@ -46,10 +48,12 @@ class Statistics:
         self._answered = 0
 
     def on_answer(self, kind: str, started_s: float) -> None:
-        """Count an answer; every few of them, time it."""
+        """Count an operation's answer; every few of them, time it."""
         self.in_flight -= 1
         if not self.in_flight:
             self.on_idle()
+        if kind == STATUS:
+            return
         self.done[kind] = self.done.get(kind, 0) + 1
         self._answered = count = self._answered + 1
         if count % _SAMPLE_EVERY:
@@ -62,7 +66,7 @@ class Statistics:
 
     @property
     def answered(self) -> int:
-        """Requests answered since start."""
+        """Operations answered since start."""
         return self._answered
 
     def latency_ms(self) -> dict[str, float]:

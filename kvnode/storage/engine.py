@@ -79,7 +79,7 @@ class Engine(Protocol):
         """
 
     def approximate_keys(self) -> int:
-        """Return an estimate of the number of rows; O(1)."""
+        """Return an estimate of the number of rows, meta values not included; its cost is bounded."""
 
     def stored_bytes(self) -> int:
         """Return the bytes that the engine's files take (0 for memory)."""

@@ -228,6 +228,7 @@ def test_status_tells_serving_paused_and_dead_nodes_apart(cluster: Any) -> None:
     done = cluster.kvnode("status", "--json")
     assert done.returncode == 1
     facts = json.loads(done.stdout)
+    assert (facts["nodes"][2]["keys"], facts["nodes"][2]["ops"]) == (0, {})  # nothing was stored or asked for yet
     assert [node["state"] for node in facts["nodes"]] == ["down", "paused", "serving"]
     assert [bool(node["pid"]) for node in facts["nodes"]] == [False, True, True]
     assert {"epoch", "keys", "bytes", "clock_offset_ms", "hints", "repairs", "ops_per_s", "latency_ms"} <= set(

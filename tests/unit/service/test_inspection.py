@@ -208,3 +208,14 @@ def test_status_counts_what_was_done() -> None:
     assert sorted(facts["peers"].values()) == ["down", "up"]
     assert facts["syncs"] > 0
     assert facts["in_flight"] == 1  # this request
+
+
+def test_questions_for_the_status_are_no_operations() -> None:
+    world = World(3)
+    for _ in range(20):
+        call = world.ask(0, m.STATUS)
+        world.run(1.0)
+    assert call.answer is not None
+    facts = call.answer[2]
+    assert (facts["ops"], facts["ops_per_s"]) == ({}, 0.0)
+    assert world.hosts[0].node.statistics.answered == 0

@@ -181,3 +181,15 @@ async def test_the_number_of_keys_is_estimated(engine: Engine, put_all: Any) -> 
     assert 900 <= engine.approximate_keys() <= 1100
     assert engine.stored_bytes() >= 0
     assert engine.writable
+
+
+async def test_meta_values_are_no_keys(engine: Engine, put_all: Any) -> None:
+    for _ in range(3):
+        await put_all(range(0))  # a meta value only
+    assert engine.approximate_keys() == 0
+
+
+async def test_few_keys_are_counted_once_however_often_they_were_written(engine: Engine, put_all: Any) -> None:
+    for _ in range(5):
+        await put_all(range(20))
+    assert engine.approximate_keys() == 20
