@@ -126,6 +126,7 @@ class World:
         self._connections: dict[tuple[int, int], int] = {}
         self.held: set[tuple[int, int]] = set()
         self.held_disks: dict[int, list[Callable[[], object]]] = {}
+        self.disk_delays_s: dict[int, float] = {}
         self.cut_links: set[tuple[int, int]] = set()
         self.on_post: Callable[[int, int, Any], bool] = lambda source, target, message: True
         """Sees every message before it is queued; False drops it."""
@@ -156,6 +157,8 @@ class World:
     def _on_disk(self, index: int, timers: WorldTimers, then: Callable[[], object]) -> None:
         if index in self.held_disks:
             self.held_disks[index].append(lambda: timers.call_soon(then))
+        elif index in self.disk_delays_s:
+            timers.call_later(self.disk_delays_s[index], then)
         else:
             timers.call_soon(then)
 
@@ -220,6 +223,10 @@ class World:
     def hold_disk(self, index: int) -> None:
         """Let every write of a node wait, unsynced, until `release_disk`; a crash loses it."""
         self.held_disks.setdefault(index, [])
+
+    def slow_disk(self, index: int, delay_s: float) -> None:
+        """Let every step of a node's disk take so long from now on."""
+        self.disk_delays_s[index] = delay_s
 
     def release_disk(self, index: int) -> None:
         """Let a node's disk go on."""

@@ -16,6 +16,8 @@ may exceed the ceiling; incarnation and issue number keep those unique (R5).
 from __future__ import annotations
 
 COUNTER_BITS = 16
+_RESERVE_OFFSETS_MAX = 8
+"""A start begins at the ceiling, so a reserve of this many max_offset is also the longest wait after a crash."""
 
 
 def stamp_of(ms: int) -> int:
@@ -31,12 +33,14 @@ def stamp_ms(stamp: int) -> int:
 class HybridClock:
     """One node's clock.  `physical_ms` arguments are the wall clock, in milliseconds since 1970."""
 
-    __slots__ = ("ceiling", "last", "max_offset_ms")
+    __slots__ = ("ceiling", "last", "max_offset_ms", "reserve_ms")
 
     def __init__(self, max_offset_ms: int, durable_ceiling: int = 0) -> None:
         self.max_offset_ms = max_offset_ms
         self.last = durable_ceiling
         self.ceiling = durable_ceiling
+        self.reserve_ms = max(1, max_offset_ms // 2)
+        """How far ahead of now the next ceiling will be."""
 
     def issue(self, physical_ms: int, above: int = 0) -> int | None:
         """Return a new stamp greater than `above` and than every one before, or None while the ceiling stands in its
@@ -59,16 +63,25 @@ class HybridClock:
         return True
 
     def next_ceiling(self, physical_ms: int) -> int:
-        """Return the ceiling to make durable now: half of max_offset ahead of the later of wall clock and `last`."""
-        return stamp_of(max(physical_ms, stamp_ms(self.last)) + max(1, self.max_offset_ms // 2))
+        """Return the ceiling to make durable now: `reserve_ms` ahead of the later of wall clock and `last`."""
+        return stamp_of(max(physical_ms, stamp_ms(self.last)) + self.reserve_ms)
 
     def raise_ceiling(self, durable_ceiling: int) -> None:
         """Allow stamps up to `durable_ceiling`, which must be on disk."""
         self.ceiling = max(self.ceiling, durable_ceiling)
 
+    def on_renewed(self, took_ms: int) -> None:
+        """Take the time from the put of a ceiling until it was durable, and reserve twice that from now on.
+
+        Half of max_offset is the least.  With less than the disk takes, every ceiling would have passed before it
+        counts, and nothing could ever be issued.  The most is `_RESERVE_OFFSETS_MAX` times max_offset.
+        """
+        longest_ms = _RESERVE_OFFSETS_MAX * self.max_offset_ms
+        self.reserve_ms = max(1, self.max_offset_ms // 2, min(2 * took_ms, longest_ms))
+
     def should_renew(self, physical_ms: int) -> bool:
         """Return whether less than half of the reserve is left: renew within the next ordinary group."""
-        return stamp_ms(self.ceiling) - physical_ms < self.max_offset_ms // 4
+        return stamp_ms(self.ceiling) - physical_ms < self.reserve_ms // 2
 
     def is_ahead(self, physical_ms: int) -> bool:
         """Return whether the clock stands more than max_offset before the wall clock: no eventual write then (R3)."""

@@ -5,7 +5,7 @@ Decides: when to renew it (R3, R11).  Leaves to others: the clock's arithmetic (
 One number serves both rules.  Before anything above it is issued or promised without its own sync, a higher one is on
 disk; so after a restart the clock begins at it, and every key's promise counts as at least it.  It is renewed ahead of
 need with the first stamp issued once half of it is used up, so the renewal rides on the group that carries that stamp's
-own row.
+own row.  How far ahead it lies follows the disk: twice what the last renewal took, and at least half of max_offset.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Ceilings:
         self._clock = clock
         self._issuer = issuer
         self._renewing = 0
+        self._started_s = 0.0
         self._waiting: list[Callable[[], None]] = []
 
     def start(self, then: Callable[[], None]) -> None:
@@ -66,13 +67,22 @@ class Ceilings:
         """Return whether a promise of `ballot` is safe without a sync of its own (R11)."""
         return int.from_bytes(ballot[:8], "big") <= self.hybrid.ceiling
 
+    def renew(self) -> None:
+        """Raise the ceiling with the group that is open, if it is time for that: then what comes next needs no sync of
+        its own (R11), also on a node that issues nothing itself."""
+        physical_ms = self._clock.wall_ms()
+        if not self._renewing and self.hybrid.should_renew(physical_ms):
+            self._renew(physical_ms, 0)
+
     def _renew(self, physical_ms: int, above: int) -> None:
         # Never below the one that stands: promises up to it were made without a sync (R11).
         self._renewing = max(self.hybrid.next_ceiling(physical_ms), above + 1, self.hybrid.ceiling)
+        self._started_s = self._clock.monotonic_s()
         self._engine.put_meta(_META, self._renewing.to_bytes(8, "big"), sync=True, then=self._on_durable)
 
     def _on_durable(self) -> None:
         self.hybrid.raise_ceiling(self._renewing)
+        self.hybrid.on_renewed(round((self._clock.monotonic_s() - self._started_s) * 1000))
         self._renewing = 0
         waiting, self._waiting = self._waiting, []
         for then in waiting:

@@ -102,6 +102,7 @@ class Replica:
                 (m.REFUSED, number, "clock-skew", "the ballot is further ahead of this node's clock than max_offset")
             )
         elif register.pins or not self._ceilings.covers(ballot):
+            self._ceilings.renew()  # in the same group, so that the next promises need none
             register.image = image = register.image._replace(promised=ballot)
             self._put(key, register, 0, link, promise_message(number, image, register.floor, before))
         else:

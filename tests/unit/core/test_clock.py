@@ -109,6 +109,17 @@ def test_a_new_ceiling_is_half_of_max_offset_ahead_of_the_later_clock() -> None:
     assert made.next_ceiling(NOW_MS) == stamp_of(NOW_MS + 650)
 
 
+@pytest.mark.parametrize(("took_ms", "reserve_ms"), [(0, 250), (125, 250), (126, 252), (900, 1800), (10**9, 4000)])
+def test_the_reserve_is_twice_what_a_renewal_takes_within_its_bounds(took_ms: int, reserve_ms: int) -> None:
+    """R3: a disk slower than the reserve would let every ceiling pass before it is durable."""
+    made = clock()
+    made.on_renewed(took_ms)
+    assert made.next_ceiling(NOW_MS) == stamp_of(NOW_MS + reserve_ms)
+    made.raise_ceiling(made.next_ceiling(NOW_MS))
+    assert not made.should_renew(NOW_MS + reserve_ms // 2)
+    assert made.should_renew(NOW_MS + reserve_ms // 2 + 1)
+
+
 def test_a_ceiling_never_falls() -> None:
     made = clock()
     before = made.ceiling

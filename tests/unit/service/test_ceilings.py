@@ -5,6 +5,7 @@ from __future__ import annotations
 from schedule import put, settle, trio
 from world import World
 
+from kvclient.wire import messages as m
 from kvnode.core.version import ballot_greatest_at
 
 
@@ -100,3 +101,39 @@ def test_the_stored_ceiling_never_falls() -> None:
             assert stored >= last
             assert world.hosts[a].node.ceilings.hybrid.ceiling <= stored
             last = stored
+
+
+def test_a_disk_slower_than_half_of_max_offset_still_lets_the_node_issue() -> None:
+    """R3: a ceiling that has passed before it is durable would be renewed for ever."""
+    world, a, _, _ = trio()
+    world.run(1.0)
+    world.slow_disk(a, 0.3)
+    strong, eventual = world.put("k", b"1", a), world.write("other", b"2", a)
+    world.run(4.5)
+    assert strong.kind == m.APPLIED
+    assert eventual.kind == m.APPLIED
+
+
+def test_a_fast_disk_brings_the_short_reserve_back() -> None:
+    """R3: a start begins at the ceiling, so it must not lie further ahead than the disk makes necessary."""
+    world = World(1)
+    hybrid = world.hosts[0].node.ceilings.hybrid
+    world.run(1.0)
+    world.slow_disk(0, 0.3)
+    world.hosts[0].node.ceilings.when_raised(lambda: None)
+    world.run(2.0)
+    assert hybrid.reserve_ms >= 600
+    world.disk_delays_s.clear()
+    issued(world, 0, 1)
+    assert hybrid.reserve_ms == 250
+
+
+def test_a_follower_promises_without_a_sync_after_one_that_needed_it() -> None:
+    """R11: the first prepare above the ceiling takes a new ceiling into its group."""
+    world, a, b, _ = trio()
+    world.run(5.0)
+    syncs = world.hosts[b].engine.syncs
+    for number in range(20):
+        world.put(f"key{number}", b"v", a)
+        world.run(0.02)
+    assert world.hosts[b].engine.syncs - syncs <= 20 + 4, "one for each accept, and now and then one for a promise"
