@@ -34,7 +34,7 @@ from kvnode.core.operation import (
     Result,
 )
 from kvnode.core.record import NO_RECORD, Entry, Record, entry_body
-from kvnode.core.version import ballot_ms, version_fold, version_strong
+from kvnode.core.version import ABSENT_VERSION, ballot_ms, version_fold, version_strong
 from kvnode.core.window import NO_VERSION_PADDED, Completed, Window
 
 
@@ -91,15 +91,9 @@ def apply(ballot: Ballot, base: Record, entry: Entry, operations: list[Operation
     key.window.expire(key.ballot_ms)
     results = [_run(key, operation) for operation in operations]
     needs_accept = key.must_accept or key.changes > 0 or bool(entry)
-    if needs_accept and not key.body:
-        key.set(TOMBSTONE, 0, key.ballot_ms)  # the window of a key without a record needs one to live in
+    if needs_accept and not key.body:  # a window needs a record to live in; it is no change (R7), so it hides nothing
+        key.body = body_pack(ABSENT_VERSION, 0, key.ballot_ms, TOMBSTONE)
     return Change(Record(key.body, key.window.encode()) if key.body else NO_RECORD, results, needs_accept)
-
-
-def anchor(ballot: Ballot, change: Change) -> Change:
-    """Return a change without a record as one that can be accepted: "absent" as a tombstone (R17)."""
-    body = body_pack(version_strong(ballot, 0), 0, ballot_ms(ballot), TOMBSTONE)
-    return Change(Record(body, b""), change.results, True)
 
 
 def _fold(key: _Key, base: Record, entry: Entry) -> None:

@@ -30,7 +30,7 @@ from kvnode.core import change
 from kvnode.core.operation import Operation, Result
 from kvnode.core.quorum import Quorums, Tally
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Record, entry_body, entry_version
-from kvnode.core.version import entry_counts, entry_proves_stale, version_sballot
+from kvnode.core.version import entry_counts, entry_proves_stale, version_is_absent, version_sballot
 
 
 class Promise(NamedTuple):
@@ -80,6 +80,8 @@ class Round:
     __slots__ = (
         "_newly_in_doubt",
         "ballot",
+        "base",
+        "base_ballot",
         "base_version",
         "following",
         "operations",
@@ -102,8 +104,12 @@ class Round:
         self.following = following
         self.operations = operations
         self.quorums = quorums
-        self.tally = Tally(members, quorums.q1)
+        asked = operations[0].copies if operations and operations[0].is_read else 0
+        self.tally = Tally(members, max(quorums.q1, asked))
         self.promises: dict[int, Promise] = {}
+        self.base_ballot = NO_BALLOT
+        self.base = NO_RECORD
+        """What the promises showed last; after ANSWERED it is proved to be chosen."""
         self.record = NO_RECORD
         self.base_version = NO_VERSION
         """Version that an accept without a prepare was computed from; empty after a prepare (R10)."""
@@ -128,32 +134,32 @@ class Round:
         if not self.tally.won:
             return Step.WAIT
         ballot, base = max((p.greatest for p in self.promises.values()), key=lambda pair: pair[0])
-        is_absent = not ballot or any(p.settled and p.committed_ballot == ballot for p in self.promises.values())
-        entry, stale = _entry_to_fold(self.promises, base.version if ballot else NO_VERSION, is_absent)
+        self.base_ballot, self.base = ballot, base
+        is_settled = any(p.settled and p.committed_ballot == ballot for p in self.promises.values())
+        is_absent = is_settled or version_is_absent(base.version)
+        entry, stale = _entry_to_fold(self.promises, base.version, is_absent)
         if stale:
             self.seen = max(self.seen, stale)
             return Step.RETRY
         outcome = change.apply(self.ballot, base, entry, self.operations, now_ms)
-        if not outcome.needs_accept:
-            if self._has_evidence(ballot):
-                self.results = outcome.results
-                return Step.ANSWERED
-            outcome = self._anchored(outcome)
+        if not outcome.needs_accept and self._has_evidence(ballot):
+            self.results = outcome.results
+            return Step.ANSWERED
         return self._propose(outcome)
 
     def _has_evidence(self, ballot: Ballot) -> bool:
-        """Return whether the promises prove that the base is chosen, so that nothing need be accepted (R17)."""
-        holders = [p for p in self.promises.values() if ballot in (p.accepted_ballot, p.committed_ballot)]
+        """Return whether the promises prove that the base is chosen, so that nothing need be accepted (R17).
+
+        "Absent" is proved by any Q1 empty promises: whatever was chosen below this ballot has a member among them, and
+        nothing below it can be chosen any more.
+        """
         if not ballot:
-            holders = [p for p in self.promises.values() if not (p.accepted_ballot or p.committed_ballot)]
+            return True
+        holders = [p for p in self.promises.values() if ballot in (p.accepted_ballot, p.committed_ballot)]
         if len(holders) >= self.quorums.q2:
             return True
-        is_marked = bool(ballot) and any(p.committed_ballot == ballot for p in holders)
+        is_marked = any(p.committed_ballot == ballot for p in holders)
         return is_marked and len(self.promises) >= self.quorums.anchored
-
-    def _anchored(self, outcome: change.Change) -> change.Change:
-        """Return the change that accepts an unproven base first: an identity round, or a tombstone where nothing is."""
-        return outcome if outcome.record.body else change.anchor(self.ballot, outcome)
 
     # -- phase 2
 

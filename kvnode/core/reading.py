@@ -19,7 +19,7 @@ from enum import IntEnum
 from kvclient.wire.values import NO_BALLOT, NO_VERSION, Ballot, Version
 from kvnode.core.quorum import Quorums
 from kvnode.core.register import Digest, digest_parse
-from kvnode.core.version import version_sballot
+from kvnode.core.version import ABSENT_VERSION, version_is_absent, version_sballot
 
 
 class Reading(IntEnum):
@@ -89,7 +89,7 @@ class FastRead:
             entry = digest.overlay_version
             if is_absent and digest.overlay_is_absent_based:
                 return True
-            if version_sballot(entry) > version_sballot(base or Version(bytes(44))):
+            if version_sballot(entry) > version_sballot(base or ABSENT_VERSION):
                 return True
             if base and version_sballot(entry) == version_sballot(base) and entry > base:
                 return True
@@ -98,13 +98,14 @@ class FastRead:
     def _base(self, ballot: Ballot) -> tuple[Version, bool]:
         """Return the version of the record at `ballot`, and whether it counts as absent; whoever answered first."""
         digests = self._digests.values()
-        is_absent = not ballot or any(digest.is_settled and digest.committed_ballot == ballot for digest in digests)
+        version = NO_VERSION
         for digest in digests:
             if ballot and ballot == digest.committed_ballot:
-                return digest.committed_version, is_absent
-            if ballot and ballot == digest.accepted_ballot:
-                return digest.accepted_version, is_absent
-        return NO_VERSION, is_absent
+                version = digest.committed_version
+            elif ballot and ballot == digest.accepted_ballot:
+                version = digest.accepted_version
+        is_settled = any(digest.is_settled and digest.committed_ballot == ballot for digest in digests)
+        return version, is_settled or version_is_absent(version)
 
     def _has_crossed_a_purge(self) -> bool:
         """Return whether an absent reply's floor stands above another's unsettled record: the read may have begun

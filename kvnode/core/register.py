@@ -34,6 +34,8 @@ from kvnode.core.record import (
 )
 from kvnode.core.version import ballot_ms, ballot_stamp, entry_visible
 
+NO_HORIZON = b"\xff" * 8
+
 
 class InvariantViolation(AssertionError):
     """Something that the protocol excludes was seen: the process must stop at once, and nothing may catch this."""
@@ -99,9 +101,16 @@ class Register:
         self.promised = ballot
         return Verdict.DONE
 
-    def accept(self, ballot: Ballot, record: Record, base: Version, following: Ballot) -> Verdict:
+    def accept(
+        self, ballot: Ballot, record: Record, base: Version, following: Ballot, horizon: bytes = NO_HORIZON
+    ) -> Verdict:
         """Accept `record` and promise `following` (R10).  `base` is the version it was computed from if it came without
-        a prepare (R19), else empty.  After DONE or REPEAT acknowledge only once the image is durable."""
+        a prepare (R19), else empty.  After DONE or REPEAT acknowledge only once the image is durable.
+
+        `horizon` is the stamp, as bytes, up to which a *jump* of the promise is accepted: without it one coordinator
+        whose clock is an hour ahead would poison the key for everybody, by a promise that no prepare was checked for
+        (R5).  SKEW changes nothing; to accept with a smaller promise would break R19.
+        """
         image = self.image
         if ballot in (image.accepted_ballot, image.committed_ballot):
             return self._repeat(ballot, record)
@@ -111,6 +120,8 @@ class Register:
             return Verdict.NACK
         if base and image.overlay and entry_version(image.overlay) > base:
             return Verdict.UNSEEN
+        if following > horizon and ballot_stamp(following) > ballot_stamp(ballot) + 1:
+            return Verdict.SKEW
         self.promised = following
         self.image = Image(following, ballot, record, image.committed_ballot, image.committed, image.overlay, False)
         return Verdict.DONE

@@ -84,6 +84,16 @@ def version_fold(base: Version, entry: Version) -> Version:
     return Version((base[:BALLOT_BYTES] or NO_SBALLOT) + entry[BALLOT_BYTES:])
 
 
+ABSENT_VERSION = Version(bytes(VERSION_BYTES))
+"""Version of a record that says "absent" and is no change: it carries the request window of a key that has no record.
+It supersedes nothing, so an eventual write that was based on "no such key" still counts over it."""
+
+
+def version_is_absent(version: Version) -> bool:
+    """Return whether this version, or its lack, says that the key never had a strong change."""
+    return not version or version == ABSENT_VERSION
+
+
 def version_sballot(version: Version) -> Ballot:
     """Return the ballot of the chosen change that a version is based on."""
     return Ballot(version[:BALLOT_BYTES])

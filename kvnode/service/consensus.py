@@ -98,6 +98,7 @@ class Consensus:
             slot = self._slots[key] = Slot(self, key, placement)
             now_ms = self.now_ms()
             nobody = Operation((), b"", 0, 1, 0, now_ms, now_ms + 1000 * round(self._limits.timeout_s), _to_nobody)
+            slot.since_s = self._runtime.clock.monotonic_s()
             self._begin(slot, [nobody])
 
     def start_ready(self) -> None:
@@ -227,6 +228,8 @@ class Consensus:
             self._registers.commit(slot.key, round_.ballot, round_.record)
             self._commits.add(slot.key, round_.ballot, slot.placement)
             self._promises.keep(slot.key, round_.cached_promise())
+        elif round_.base_ballot:  # proved to be chosen: this replica may lag behind what was just told
+            self._registers.commit(slot.key, round_.base_ballot, round_.base)
         for operation, result in zip(round_.operations, round_.results, strict=True):
             if operation.is_explained:
                 answered = [name for index, name in enumerate(self._names) if round_.tally.yes >> index & 1]
@@ -285,7 +288,11 @@ class Consensus:
             else:
                 _answer(operation, Result(NOT_APPLIED, code=code))
         slot.attempts, slot.seen, slot.complaint, slot.refusers = 0, NO_BALLOT, "", 0
-        self._next(slot)
+        slot.round = None
+        if slot.waiting:  # in a turn of its own: what waits may have to be given up just as fast
+            self._runtime.timers.call_soon(lambda: self._next(slot))
+        else:
+            self._next(slot)
 
     # -- what reads find
 
@@ -303,6 +310,7 @@ class Consensus:
         """Run an identity round for reads that digests could not answer (R20); what waits meanwhile joins it."""
         room = 0 if operations[0].copies else min(_BATCH_MAX - len(operations), _batch_size(slot.waiting))
         joining, slot.waiting = slot.waiting[:room], slot.waiting[room:]
+        slot.since_s = self._runtime.clock.monotonic_s()
         self._begin(slot, operations + joining)
 
     # -- time

@@ -16,6 +16,7 @@ from typing import Any
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, Ballot
+from kvnode.core.clock import stamp_of
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record, entry_version
 from kvnode.core.register import Register, Verdict, digest_of
 from kvnode.core.version import version_stamp
@@ -69,6 +70,8 @@ class Replica:
         self._epoch = epoch
         self._max_offset_ms = max_offset_ms
         self._unsynced_stores = unsynced_stores
+        self._horizon = b""
+        """Stamp of max_offset ahead, as bytes; renewed when an accept goes beyond it."""
         self.superseded = 0
         """Eventual entries that arrived and were no longer visible (protocol section 7: count them)."""
 
@@ -122,7 +125,9 @@ class Replica:
         if commit:
             self._commit(link, key, commit, NO_RECORD)
         register = self._registers.get(key)
-        verdict = register.accept(ballot, Record(body, window), base, following)
+        if following > self._horizon:
+            self._horizon = stamp_of(self._clock.wall_ms() + self._max_offset_ms).to_bytes(8, "big")
+        verdict = register.accept(ballot, Record(body, window), base, following, self._horizon)
         image = register.image
         if verdict is _DONE:
             overlay = image.overlay
@@ -131,6 +136,9 @@ class Replica:
             self._put(key, register, len(body) + len(window), link, (m.ACCEPTED, number, overlay))
         elif verdict is _NACK:
             link.send((m.NACK, number, register.promise))
+        elif verdict is Verdict.SKEW:
+            text = "the promise asked for is further ahead of this node's clock than max_offset"
+            link.send((m.REFUSED, number, "clock-skew", text))
         elif verdict is _UNSEEN:
             link.send((m.UNSEEN, number, image.overlay))
         else:

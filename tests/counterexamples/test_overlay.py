@@ -316,9 +316,7 @@ def a_cached_round_sees_the_overlay() -> None:
 
 def nothing_is_unseen(patch: pytest.MonkeyPatch) -> None:
     accept = register.Register.accept
-    patch.setattr(
-        register.Register, "accept", lambda self, b, record, base, following: accept(self, b, record, b"", following)
-    )
+    patch.setattr(register.Register, "accept", lambda self, b, record, base, *rest: accept(self, b, record, b"", *rest))
 
 
 # -- R15: a quorum that missed a chosen change

@@ -12,8 +12,12 @@ from schedule import Case, catch, claim, finished, propose_and_die, put, run_mut
 from world import World
 
 from kvclient.wire import messages as m
+from kvclient.wire.values import body_pack
 from kvnode.core import change
-from kvnode.core.proposer import Round
+from kvnode.core.change import Change
+from kvnode.core.proposer import Round, Step
+from kvnode.core.record import Record
+from kvnode.core.version import ABSENT_VERSION
 from kvnode.core.window import Window
 from kvnode.service.consensus import Consensus
 from kvnode.service.eventual import Eventual
@@ -215,7 +219,14 @@ def deleting_nothing_changes_nothing() -> None:
 
 
 def promises_prove_nothing(patch: pytest.MonkeyPatch) -> None:
+    propose = Round._propose
+
+    def with_a_record(round_: Round, outcome: Change) -> Step:
+        nothing = Record(body_pack(ABSENT_VERSION, 0, 0, b""), b"")
+        return propose(round_, outcome if outcome.record.body else outcome._replace(record=nothing))
+
     patch.setattr(Round, "_has_evidence", lambda round_, ballot: False)
+    patch.setattr(Round, "_propose", with_a_record)
 
 
 # -- 4a: nobody joins a read already sent

@@ -20,7 +20,7 @@ from unit.core.made import (
 
 from kvclient.wire.values import NO_SBALLOT, NO_VERSION, Version, body_content, body_times, body_version
 from kvnode.core import window as windows
-from kvnode.core.change import Change, anchor, apply
+from kvnode.core.change import Change, apply
 from kvnode.core.operation import APPLIED, CONFLICT, NOT_APPLIED, UNKNOWN, VALUE, Operation
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Record
 from kvnode.core.window import KEEP_AFTER_DEADLINE_MS, NO_VERSION_PADDED, Completed, Window
@@ -65,15 +65,6 @@ def test_a_read_of_an_absent_or_deleted_key_shows_nothing_and_makes_no_tombstone
     assert change.results[0].body == b""
     assert change.record == base
     assert not change.needs_accept
-
-
-def test_absent_as_a_record_is_a_tombstone_of_the_ballot() -> None:
-    """R17: what is not evident is accepted first."""
-    anchored = anchor(BALLOT, run(operation(), base=NO_RECORD))
-    assert anchored.record.is_tombstone
-    assert anchored.record.version == version(9)
-    assert anchored.needs_accept
-    assert anchored.results[0].kind == VALUE
 
 
 # -- the overlay

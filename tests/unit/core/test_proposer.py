@@ -20,11 +20,12 @@ from unit.core.made import (
     version,
 )
 
-from kvclient.wire.values import NO_VERSION, Version
+from kvclient.wire.values import NO_BALLOT, NO_VERSION, Version
 from kvnode.core.operation import APPLIED, CONFLICT, VALUE, Operation
 from kvnode.core.proposer import CachedPromise, Promise, Round, Step
 from kvnode.core.quorum import Quorums
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Record
+from kvnode.core.version import ABSENT_VERSION
 
 N3, N4, N5 = Quorums(3, 2, 2), Quorums(4, 2, 3), Quorums(5, 2, 4)
 WAIT, PROPOSE, ANSWERED, CHOSEN, RETRY = Step.WAIT, Step.PROPOSE, Step.ANSWERED, Step.CHOSEN, Step.RETRY
@@ -194,10 +195,10 @@ EVIDENCE = [
     (N4, [promise(committed=3), NOTHING], ANSWERED),
     (N4, [promise(committed=3), promise(accepted=3)], ANSWERED),
     (N4, [promise(accepted=5), promise(committed=3)], PROPOSE),
-    (N4, [NOTHING, NOTHING], PROPOSE),
+    (N4, [NOTHING, NOTHING], ANSWERED),
     (N5, [promise(accepted=3), promise(accepted=3)], PROPOSE),
     (N5, [promise(committed=3), NOTHING], ANSWERED),
-    (N5, [NOTHING, NOTHING], PROPOSE),
+    (N5, [NOTHING, NOTHING], ANSWERED),
     (Quorums(4, 3, 2), [promise(accepted=3), promise(accepted=3), NOTHING], ANSWERED),
     (Quorums(4, 3, 2), [promise(accepted=3), NOTHING, NOTHING], PROPOSE),
     (Quorums(4, 3, 2), [NOTHING, NOTHING, NOTHING], ANSWERED),
@@ -235,13 +236,23 @@ def test_an_unproven_base_is_accepted_with_its_own_version() -> None:
     assert made.results[0].kind == CONFLICT
 
 
-def test_an_unproven_absence_is_accepted_as_a_tombstone() -> None:
-    """R17: N=4 (2,3): two empty promises are not Q2."""
+def test_absence_is_proved_by_q1_empty_promises() -> None:
+    """R17: what was chosen below has a member among them; a tombstone instead would supersede eventual writes unseen."""
     made = round_of(operation(), operation(delete()), quorums=N4)
+    assert promised(made, NOTHING, NOTHING) is ANSWERED
+    assert [result.kind for result in made.results] == [VALUE, APPLIED]
+
+
+def test_a_window_without_a_record_lives_in_one_that_supersedes_nothing() -> None:
+    """R7, R23: a later attempt's refusal changes nothing, so an eventual write over "no such key" still counts."""
+    made = round_of(operation(cas(version(1)), attempt=2))
     assert promised(made, NOTHING, NOTHING) is PROPOSE
     assert made.record.is_tombstone
-    assert made.record.version == version(9)
-    assert [result.kind for result in made.results] == [VALUE, APPLIED]
+    assert made.record.version == ABSENT_VERSION
+    later = round_of(operation(), number=9)
+    carrier = Promise(ballot(5), made.record, NO_BALLOT, NO_RECORD, NO_ENTRY, False, NO_BALLOT)
+    assert promised(later, carrier, carrier._replace(overlay=entry(0, 1))) is PROPOSE
+    assert later.record.content == b"\x00e"
 
 
 def test_a_later_attempts_refusal_is_proposed_whatever_the_evidence() -> None:

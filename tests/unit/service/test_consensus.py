@@ -6,10 +6,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from schedule import apart, catch, put, settle, trio
+from schedule import apart, catch, put, seen_by, settle, trio
 from world import Call, World
 
 from kvclient.wire import messages as m
+from kvclient.wire.values import etag_parse
 from kvnode.config import Limits, StoreConfig
 
 
@@ -314,3 +315,59 @@ def test_a_coordinator_that_returns_carries_on_where_others_are() -> None:
     put(world, b"3", a)
     assert world.read("k", b) == b"3"
     settle(world)
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_any_number_of_operations_that_ask_for_a_dead_replica_are_refused(is_read: bool) -> None:
+    """R27: each goes alone; one refusal after the other must not nest, however many wait."""
+    world, a, b, _c = trio()
+    world.crash(b)
+    calls = [world.get("k", a, r=3) if is_read else world.put("k", b"v", a, w=3) for _ in range(900)]
+    world.run()
+    assert {call.code for call in calls} == {"quorum-unreachable"}
+
+
+def test_a_coordinator_whose_clock_jumps_ahead_does_not_poison_a_key_by_the_next_of_an_accept() -> None:
+    """R5, R19: a promise an hour ahead would make every ballot of the key an hour late, at every node."""
+    world, a, b, _c = trio()
+    put(world, b"1", a)  # leaves a cached promise
+    world.hosts[a].clock.offset_ms = 3_600_000
+    ahead = world.put("k", b"2", a, issued_at_ms=world.now_ms(b))
+    world.run(6.0)
+    assert ahead.kind != m.APPLIED
+    world.hosts[a].clock.offset_ms = 0
+    call = world.put("k", b"3", b)
+    world.run(1.0)
+    assert call.kind == m.APPLIED
+    assert world.read("k", b) == b"3"
+
+
+def test_a_round_that_only_answers_brings_the_proved_record_home() -> None:
+    """R20, 4a: a token that such a round confirmed is then a base that this replica knows."""
+    world, a, b, c = trio()
+    with apart(world, a):
+        seen = put(world, b"strong", b)
+        settle(world)
+    refused = world.put("k", b"x", a, etag="no such version")
+    world.run()
+    assert refused.kind == m.CONFLICT
+    assert world.register(a, "k").shown.committed.content == b"\0strong"
+    call = world.write("k", b"eventual", a, token=etag_parse(seen.etag) or b"")
+    world.run(0.2)
+    assert call.kind == m.APPLIED
+    assert {world.read("k", index) for index in (a, b, c)} == {b"eventual"}
+
+
+def test_a_refused_retry_does_not_hide_an_eventual_write_that_it_had_not_seen() -> None:
+    """Section 3: only a strong *write* supersedes; a refusal that is recorded changes nothing (R7, R23)."""
+    world, a, b, c = trio()
+    with apart(world, c):
+        written = world.write("k", b"eventual", c)
+        world.run()
+        assert written.kind == m.APPLIED
+        refused = world.put("k", b"x", a, etag="no such version", attempt=2)
+        world.run()
+        assert refused.kind == m.CONFLICT
+    settle(world, 1.0)
+    assert world.read("k", b) == b"eventual" or world.read("k", c) == b"eventual"
+    assert seen_by(world, c) == b"eventual"
