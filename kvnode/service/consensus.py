@@ -114,16 +114,22 @@ class Consensus:
             del self._slots[slot.key]
             return
         now_ms = self.now_ms()
-        waiting = [
-            op for op in slot.waiting if (op.deadline_ms >= now_ms and op.context) or not self._is_late(slot, op)
-        ]
-        if not waiting:
+        operations: list[Operation] = []
+        is_reading = not slot.attempts
+        for op in slot.waiting:
+            if (op.deadline_ms >= now_ms and op.context) or not self._is_late(slot, op):
+                operations.append(op)
+                is_reading = is_reading and op.is_read
+        if not operations:
             del self._slots[slot.key]
             return
-        count = _batch_size(waiting)
-        operations, slot.waiting = waiting[:count], waiting[count:]
+        slot.waiting = []
+        if len(operations) > 1:
+            count = _batch_size(operations)
+            operations, slot.waiting = operations[:count], operations[count:]
+            is_reading = not slot.attempts and all(operation.is_read for operation in operations)
         slot.since_s = self._runtime.clock.monotonic_s()
-        if not slot.attempts and all(operation.is_read for operation in operations):
+        if is_reading:
             self.reads.start(slot, operations)
         else:
             self._begin(slot, operations)

@@ -69,11 +69,16 @@ class Placements:
         store, separator, key = name.partition(b"\0")
         if not separator or not 0 < len(key) <= KEY_BYTES_MAX or not 0 < len(store) <= STORE_BYTES_MAX:
             raise BadName(_complaint(store, separator, key))
-        try:
-            name.decode()
-        except UnicodeDecodeError as error:
-            raise BadName(f"store and key must be UTF-8: {error}") from None
+        if not name.isascii():
+            _check_utf8(name)
         return self._tables.get(store, self._default)[self.ring.partition_of(name)]
+
+
+def _check_utf8(name: bytes) -> None:
+    try:
+        name.decode()
+    except UnicodeDecodeError as error:
+        raise BadName(f"store and key must be UTF-8: {error}") from None
 
 
 def _complaint(store: bytes, separator: bytes, key: bytes) -> str:
