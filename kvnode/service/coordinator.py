@@ -21,7 +21,8 @@ from kvnode.config import Limits
 from kvnode.core.operation import CHECK_ABSENT, CHECK_ETAG, CHECK_NONE, Operation, Step
 from kvnode.runtime import Runtime
 from kvnode.service.consensus import Consensus
-from kvnode.service.eventual import Draft, Eventual
+from kvnode.service.drafts import Draft
+from kvnode.service.eventual import Eventual
 from kvnode.service.exchange import Exchanges, Link
 from kvnode.service.inspection import Inspection
 from kvnode.service.placement import BadName, Placement, Placements
@@ -138,7 +139,8 @@ class Coordinator:
             try:
                 self._dispatch(kind, request, message)
             except (BadName, InvalidRequest) as error:
-                request.fail("invalid-request", str(error), is_settled=True)
+                is_settled = _is_only_attempt(message)
+                request.fail("invalid-request", str(error), is_settled=is_settled)
 
     def _dispatch(self, kind: int, request: Request, message: list[Any]) -> None:
         if kind == m.STATUS:
@@ -326,6 +328,13 @@ def _timeout_s(message: list[Any], now_ms: int) -> float:
     else:
         remaining_ms = 5000 if kind == m.EXPLAIN else message[3]
     return min(max(remaining_ms, 0), 3_600_000) / 1000
+
+
+def _is_only_attempt(message: list[Any]) -> bool:
+    """Return whether a refusal of this request speaks for every attempt.  Limits may differ between nodes, and in time:
+    an earlier attempt of the operation, or a write with the same stamp, may have been applied (R21)."""
+    kind = message[0]
+    return bool(message[5] == 1) if kind == m.MUTATE else kind != m.WRITE
 
 
 _FUTURE_MS = 3_600_000

@@ -5,7 +5,8 @@ the repair of replicas that were behind.  Leaves to others: the overlay's rules 
 (`consensus`), the wire.
 
 A write is stamped once, at an owner, and never again (R25): sent twice under two stamps it would be two writes (C2).
-Its base is a *chosen* change, so an undecided proposal for the key is given a moment to be committed first (R7).
+Its base is a *chosen* change: an undecided proposal for the key is given a moment to be committed first, and a stamp or
+token that a client brings counts once its base is known to be chosen (R7, 4a).
 """
 
 from __future__ import annotations
@@ -29,54 +30,24 @@ from kvnode.core.clock import stamp_ms
 from kvnode.core.operation import Operation, Result
 from kvnode.core.proposer import Promise
 from kvnode.core.quorum import Tally
-from kvnode.core.record import Entry, Image, entry_is_absent_based, entry_make, entry_version
+from kvnode.core.record import Image, entry_is_absent_based, entry_make, entry_version
 from kvnode.core.register import visible_body
-from kvnode.core.version import version_eventual, version_sballot, version_stamp
+from kvnode.core.version import version_eventual, version_is_absent, version_sballot, version_stamp
 from kvnode.runtime import Runtime
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.commits import Commits
 from kvnode.service.consensus import Consensus
+from kvnode.service.drafts import Draft, Waiting
 from kvnode.service.exchange import Exchanges
 from kvnode.service.placement import Placement
 from kvnode.service.registers import Registers
 from kvnode.service.requests import Request, Statistics
-from kvnode.service.states import promise_of
+from kvnode.service.states import image_of, promise_of
 
 _UNDECIDED_WAIT_S = 0.05
 """What a write waits for the commit of an undecided proposal (protocol 4a)."""
 _UNDECIDED_STEP_S = 0.005
 _REFUSALS = ("clock-skew", "overloaded")
-
-
-class Draft:
-    """An eventual write that has no version yet."""
-
-    __slots__ = (
-        "content",
-        "deadline_s",
-        "key",
-        "patience_s",
-        "placement",
-        "request",
-        "stamp_only",
-        "token",
-        "ttl_ms",
-        "w",
-    )
-
-    def __init__(
-        self, request: Request, key: bytes, placement: Placement, w: int, content: bytes, ttl_ms: int, token: Version
-    ) -> None:
-        self.request = request
-        self.key = key
-        self.placement = placement
-        self.w = w
-        self.content = content
-        self.ttl_ms = ttl_ms
-        self.token = token
-        self.deadline_s = 0.0
-        self.patience_s = 0.0
-        self.stamp_only = False
 
 
 class _Write:
@@ -222,6 +193,7 @@ class Eventual:
         self._runtime = runtime
         self._node_id = node_id
         self._epoch = epoch
+        self._waiting = Waiting(ceilings, runtime.timers, self.write)
         self._open: dict[int, _Write | _Read] = {}
         self.clock_is_good = True
         """False while this node's clock is too far from a majority's (R4): no eventual write is coordinated then."""
@@ -240,7 +212,7 @@ class Eventual:
         image = self._registers.get(draft.key).image
         if image.accepted_ballot and self._waits_for_decision(draft):
             return
-        if self._token_is_unconfirmed(draft, image):
+        if _is_unconfirmed(draft.token, image):
             self._confirm_token(draft)
             return
         self._stamp(draft, image)
@@ -252,28 +224,27 @@ class Eventual:
             draft.patience_s = now_s + _UNDECIDED_WAIT_S
         if now_s >= draft.patience_s:
             return False
-        self._runtime.timers.call_later(_UNDECIDED_STEP_S, lambda: self.write(draft))
+        self._waiting.for_decision(draft, _UNDECIDED_STEP_S)
         return True
 
-    def _token_is_unconfirmed(self, draft: Draft, image: Image) -> bool:
-        """Return whether the client saw a strong change that this replica does not know to be chosen (4a)."""
-        if not draft.token:
-            return False
-        sballot = version_sballot(draft.token)
-        known = max(version_sballot(image.committed.version), version_sballot(entry_version(image.overlay)))
-        return sballot > (known or NO_SBALLOT)
-
     def _confirm_token(self, draft: Draft) -> None:
-        """Read the key strongly, which brings the chosen record here; then stamp on top of it."""
+        """Learn whether the strong change that the client saw is chosen, then stamp on top of it (4a)."""
+
+        def on_read(body: bytes) -> None:
+            if _is_unconfirmed(draft.token, self._registers.get(draft.key).image):
+                draft.token = NO_VERSION  # not a chosen change of this cluster: never a base
+            self.write(draft)
+
+        self._read_strongly(draft, on_read)
+
+    def _read_strongly(self, draft: Draft, then: Callable[[bytes], None]) -> None:
+        """Read the key strongly, which brings the chosen record here, and call `then` with its body; or fail."""
 
         def on_read(result: Result) -> None:
             if result.code:
                 draft.request.fail(result.code)
-                return
-            image = self._registers.get(draft.key).image
-            if self._token_is_unconfirmed(draft, image):
-                draft.token = NO_VERSION  # not a chosen change of this cluster: never a base
-            self.write(draft)
+            elif draft.request.is_open:
+                then(result.body)
 
         now_ms = self._runtime.clock.wall_ms()
         remaining_ms = max(0, int((draft.deadline_s - self._runtime.clock.monotonic_s()) * 1000))
@@ -283,7 +254,7 @@ class Eventual:
 
     def _stamp(self, draft: Draft, image: Image) -> None:
         committed, overlay = image.committed.version, image.overlay
-        base, is_absent = committed, not committed or image.settled
+        base, is_absent = committed, version_is_absent(committed) or image.settled
         held = entry_version(overlay)
         if version_sballot(held) > (version_sballot(committed) or NO_SBALLOT):
             base, is_absent = held, entry_is_absent_based(overlay)  # the overlay has seen a later chosen change
@@ -295,7 +266,7 @@ class Eventual:
             return
         stamp = self._ceilings.stamp(above)
         if stamp is None:
-            self._ceilings.when_raised(lambda: self.write(draft), above)
+            self._waiting.for_ceiling(draft, above)
             return
         version = version_eventual(version_sballot(base), stamp, self._node_id)
         if draft.stamp_only:
@@ -304,11 +275,28 @@ class Eventual:
         self._send(draft, version, is_absent=is_absent)
 
     def send_stamped(self, draft: Draft, stamped: bytes) -> None:
-        """Send a write that already has its version, unchanged; as often as the client asks (R25)."""
+        """Send a write that already has its version, unchanged; as often as the client asks (R25).
+
+        A stamp that no coordinator gave is refused: its base would stand above every ballot for ever (R7).
+        """
+        request, version = draft.request, Version(stamped[1 : 1 + VERSION_BYTES])
+        is_absent = bool(stamped[0] & 1)
         if self._exchanges.reachable(draft.placement.members) < max(1, draft.w):
-            draft.request.fail("quorum-unreachable")
-            return
-        self._send(draft, Version(stamped[1 : 1 + VERSION_BYTES]), is_absent=bool(stamped[0] & 1))
+            request.fail("quorum-unreachable")
+        elif stamp_ms(version_stamp(version)) > self._runtime.clock.wall_ms() + self._ceilings.hybrid.max_offset_ms:
+            request.fail("clock-skew", "the stamp is further ahead of this node's clock than max_offset; ask again")
+        elif not _is_unconfirmed(version, self._registers.get(draft.key).image):
+            self._send(draft, version, is_absent=is_absent)
+        else:
+
+            def on_read(body: bytes) -> None:
+                is_known = version_sballot(body_version(body)) >= version_sballot(version)
+                if is_known or not _is_unconfirmed(version, self._registers.get(draft.key).image):
+                    self._send(draft, version, is_absent=is_absent)
+                else:
+                    request.fail("invalid-request", "the stamp names a strong change that no replica knows")
+
+            self._read_strongly(draft, on_read)
 
     def _send(self, draft: Draft, version: Version, *, is_absent: bool) -> None:
         created_ms = stamp_ms(version_stamp(version))
@@ -355,7 +343,7 @@ class Eventual:
     def finish_read(self, read: _Read) -> None:
         """Answer a gathering that has its R states."""
         self.close(read.number)
-        bodies = {index: visible_body(_image_of(state)) for index, state in read.states.items()}
+        bodies = {index: visible_body(image_of(state)) for index, state in read.states.items()}
         newest = max(bodies, key=lambda index: body_version(bodies[index]))
         body = bodies[newest]
         behind = [index for index, other in bodies.items() if body_version(other) < body_version(body)]
@@ -394,17 +382,13 @@ class Eventual:
 
     def sweep(self, now_s: float) -> None:
         """Answer what is past its deadline."""
+        self._waiting.sweep(now_s)
         for exchange in [exchange for exchange in self._open.values() if exchange.deadline_s < now_s]:
             exchange.on_deadline()
 
 
-def _image_of(state: Promise) -> Image:
-    return Image(
-        state.accepted_ballot,
-        state.accepted_ballot,
-        state.accepted,
-        state.committed_ballot,
-        state.committed,
-        Entry(state.overlay),
-        state.settled,
-    )
+def _is_unconfirmed(seen: Version, image: Image) -> bool:
+    """Return whether a version is based on a strong change that this replica does not know to be chosen (4a)."""
+    sballot = version_sballot(seen)
+    known = max(version_sballot(image.committed.version), version_sballot(entry_version(image.overlay)))
+    return sballot > (known or NO_SBALLOT)

@@ -12,7 +12,7 @@ from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.core.proposer import Promise
-from kvnode.core.record import Image, Record
+from kvnode.core.record import Entry, Image, Record
 
 
 def promise_message(number: int, image: Image, floor: Ballot, before: Ballot) -> Message:
@@ -45,4 +45,17 @@ def promise_of(message: list[Any]) -> Promise:
         message[8],
         bool(message[9]),
         message[10],
+    )
+
+
+def image_of(state: Promise) -> Image:
+    """Return the image that a state shows."""
+    return Image(
+        state.accepted_ballot,
+        state.accepted_ballot,
+        state.accepted,
+        state.committed_ballot,
+        state.committed,
+        Entry(state.overlay),
+        state.settled,
     )

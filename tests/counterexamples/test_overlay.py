@@ -263,7 +263,7 @@ def a_token_is_confirmed_before_it_is_a_base() -> None:
 
 
 def tokens_are_not_confirmed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Eventual, "_token_is_unconfirmed", lambda eventual, draft, image: False)
+    patch.setattr("kvnode.service.eventual._is_unconfirmed", lambda seen, image: False)
 
 
 def a_token_that_names_nothing_is_no_base() -> None:
@@ -290,7 +290,7 @@ def a_token_is_believed(patch: pytest.MonkeyPatch) -> None:
             image = image._replace(committed=register.Record(draft.token + image.committed.body[44:], b""))
         stamp(eventual, draft, image)
 
-    patch.setattr(Eventual, "_token_is_unconfirmed", lambda eventual, draft, image: False)
+    patch.setattr("kvnode.service.eventual._is_unconfirmed", lambda seen, image: False)
     patch.setattr(Eventual, "_stamp", trusting)
 
 

@@ -335,3 +335,22 @@ def test_nothing_stays_in_flight() -> None:
     world.run(3.0)
     assert [host.node.statistics.in_flight for host in world.hosts] == [0, 0, 0]
     assert [len(host.node.consensus._slots) for host in world.hosts] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("attempt", "is_settled"), [(1, 1), (2, 0)])
+def test_only_a_first_attempt_that_is_refused_settles_a_mutation(attempt: int, is_settled: int) -> None:
+    """R21: limits differ between nodes and in time, so an earlier attempt may have been applied elsewhere."""
+    world, _ = spied()
+    call = world.put("k", bytes(KIB + 1), attempt=attempt)
+    world.run()
+    assert call.answer is not None
+    assert call.answer[2:5] == ["invalid-request", "not applied", is_settled]
+
+
+def test_a_refused_write_with_a_stamp_settles_nothing() -> None:
+    """R25: the same version may have been applied when it was sent before."""
+    world, _ = spied()
+    call = world.write("k", bytes(KIB + 1), stamp=bytes(45))
+    world.run()
+    assert call.answer is not None
+    assert call.answer[2:5] == ["invalid-request", "not applied", 0]

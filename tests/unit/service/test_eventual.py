@@ -277,3 +277,87 @@ def test_a_write_that_another_owner_may_have_stored_is_not_called_not_applied() 
     world.cut(a, c)
     world.run(6.0)
     assert (call.code, call.outcome) == ("outcome-unknown", "unknown")
+
+
+UNHEARD = b"\xff" * 28
+
+
+def stamp_with(world: World, sballot: bytes, offset_ms: int = 0) -> bytes:
+    return b"\0" + sballot + ((world.now_ms() + offset_ms) << 16).to_bytes(8, "big") + bytes(8)
+
+
+def test_a_stamp_that_nobody_issued_is_refused_and_sent_to_nobody() -> None:
+    """R7: as the base of an entry it would stand above every ballot for ever."""
+    world, a, b, _ = trio()
+    put(world, b"old", a)
+    sent = catch(world, m.ENTRY)
+    call = world.write("k", b"v", a, stamp=stamp_with(world, UNHEARD))
+    world.run()
+    assert (call.code, call.outcome) == ("invalid-request", "not applied")
+    assert call.answer is not None
+    assert call.answer[4] == 0, "an earlier sending of a true stamp may have been applied: nothing is settled"
+    assert not sent.messages
+    sent.stop()
+    put(world, b"new", b)
+    assert world.read("k", a) == b"new"
+
+
+def test_a_stamp_from_too_far_ahead_is_refused() -> None:
+    """R2."""
+    world, a, _, _ = trio()
+    call = world.write("k", b"v", a, stamp=stamp_with(world, bytes(28), 10_000))
+    world.run()
+    assert (call.code, call.outcome) == ("clock-skew", "not applied")
+
+
+@pytest.mark.parametrize("value", [b"new", None])
+def test_a_stamp_is_taken_by_a_replica_that_missed_its_base(value: bytes | None) -> None:
+    """R25: the same version goes to any coordinator; one that has missed the base learns of it first."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    with apart(world, c):
+        put(world, b"base", a)
+        settle(world)
+        stamped = world.ask(a, m.STAMP, b"default\0k", 5000, b"")
+        world.run()
+    assert stamped.answer is not None
+    assert stamped.kind == m.STAMPED
+    for index in (c, b):
+        call = world.write("k", value, index, stamp=stamped.answer[2])
+        world.run()
+        assert call.kind == m.APPLIED
+        assert call.answer is not None
+        assert call.answer[2] == stamped.answer[2][1:]
+    assert world.read("k", b) == value
+
+
+def test_what_waits_for_a_ceiling_fails_at_its_deadline_and_is_not_sent_later() -> None:
+    """R3: nothing was sent, so nothing was applied."""
+    world, a, _, _ = trio()
+    world.run(1.0)
+    world.hold_disk(a)
+    sent = catch(world, m.ENTRY)
+    calls = [world.write(f"k{number}", b"v", a, timeout_ms=500) for number in range(5)]
+    calls.append(world.ask(a, m.STAMP, b"default\0k", 500, b""))
+    world.run(0.6)
+    assert [(call.code, call.outcome) for call in calls] == [("deadline-exceeded", "not applied")] * 6
+    assert world.hosts[a].node.statistics.in_flight == 0
+    world.release_disk(a)
+    world.run(1.0)
+    assert not sent.messages
+
+
+def test_what_waits_for_a_decision_fails_at_its_deadline() -> None:
+    """R7, 4a: the wait for an undecided proposal does not outlast the request."""
+    world, a, _, _ = trio()
+    acks = catch(world, m.ACCEPTED)
+    world.put("k", b"strong", a)
+    world.run()
+    assert acks.messages
+    sent = catch(world, m.ENTRY)
+    call = world.write("k", b"v", a, timeout_ms=1)
+    world.hosts[a].node.eventual.sweep(world.hosts[a].clock.monotonic_s() + 0.01)
+    world.run(0.06)
+    assert (call.code, call.outcome) == ("deadline-exceeded", "not applied")
+    assert not sent.messages
