@@ -230,12 +230,19 @@ class Settlement:
         """Raise what ends the matter; otherwise remember whether this attempt may have been applied."""
         is_failed = answer[0] == FAILED
         is_unknown = error.outcome != "not applied" if is_failed else answer is not UNSENT
-        if is_failed and answer[4]:  # settled: it holds for every attempt
-            raise self._unknown_for_ever(error) if is_unknown else error
+        is_invalid = isinstance(error, InvalidRequest)
+        if is_invalid and (self._maybe or self._is_named):
+            pass  # a node judges the form by its own limits: it cannot speak for what another has applied
+        elif is_failed and answer[4]:  # settled: it holds for every attempt
+            if is_unknown:
+                raise self._unknown_for_ever(error) from error
+            raise error
         self._maybe = self._maybe or is_unknown
         if self._maybe and not self._may_repeat:
             raise self.unknown(error) from error
-        if isinstance(error, InvalidRequest) and not self._maybe:
+        if is_invalid and not self._maybe:
+            if self._is_named:
+                raise self.unknown(error) from error
             raise error
 
     def _next_attempt(self) -> Answer:
