@@ -21,7 +21,7 @@ import click
 
 from kvclient.errors import ConfigError, EtagMismatch, InvalidRequest, KvError
 from kvnode import __version__
-from kvnode.cli import operations, show, target
+from kvnode.cli import operations, show, target, wording
 from kvnode.cli.operations import address_option, config_option, data_dir_option, json_option
 from kvnode.local import statefile
 from kvnode.local.statefile import LocalError
@@ -84,7 +84,7 @@ def _exit_code(error: BaseException) -> int:
         case BrokenPipeError():
             return DONE
         case KvError():
-            return _fail(str(error), _exit_code_of_outcome(error))
+            return _fail(wording.sentence_of(error), _exit_code_of_outcome(error))
         case LocalError() | OSError():
             return _fail(str(error), FAILED)
     # Their modules are not imported for this.
@@ -286,39 +286,50 @@ def status(config: Path | None, address: tuple[str, ...], data_dir: Path | None,
     Exit code 0 if every node serves, 1 if one does not.
     """
     found = target.find(address, config, data_dir)
-    while True:
-        nodes = asyncio.run(_facts(found))
-        _say(_status_text(found, nodes, as_json, clear=watch))
-        if not watch:
-            break
-        time.sleep(WATCH_INTERVAL_S)
+    try:
+        while True:
+            cluster, nodes = asyncio.run(_facts(found))
+            _say(_status_text(cluster, nodes, as_json, clear=watch))
+            if not watch:
+                break
+            time.sleep(WATCH_INTERVAL_S)
+    except KeyboardInterrupt:
+        if watch:  # this is how a watch ends
+            return
+        raise
     sys.exit(DONE if all(facts["state"] == "serving" for facts in nodes) else FAILED)
 
 
-def _status_text(found: target.Target, nodes: list[dict[str, Any]], as_json: bool, clear: bool) -> str:
+def _status_text(cluster: str, nodes: list[dict[str, Any]], as_json: bool, clear: bool) -> str:
     if as_json:
-        return show.as_json({"cluster": found.cluster or None, "nodes": nodes})
+        return show.as_json({"cluster": cluster or None, "nodes": nodes})
     lines = [show.table(show.STATUS_HEADERS, show.status_rows(nodes), turns=True)]
-    lines += [f"{facts['node']}: {facts['error']}" for facts in nodes if "error" in facts]
+    for facts in nodes:
+        if "error" in facts:
+            is_named = facts["node"] != facts["address"]  # with --address its name is not known: the error has it
+            lines.append(f"{facts['node']}: {facts['error']}" if is_named else facts["error"])
     return ("\033[H\033[2J" if clear and show.is_terminal(sys.stdout) else "") + "\n".join(lines)
 
 
-async def _facts(found: target.Target) -> list[dict[str, Any]]:
-    """Return what every node says of itself, or what the supervisor and the socket say of one that is silent."""
+async def _facts(found: target.Target) -> tuple[str, list[dict[str, Any]]]:
+    """Return the cluster's name, and what every node says of itself, or what the supervisor and the socket say of one
+    that is silent."""
     from kvnode.cli import probe
 
     answers = await probe.statuses(found.addresses, found.cluster)
     states = _supervised(found)
     facts: list[dict[str, Any]] = []
+    cluster = found.cluster
     for name, text, answer in zip(found.names, found.address_texts, answers, strict=True):
         if isinstance(answer, dict):
+            cluster = answer.pop("cluster") or cluster
             facts.append({**answer, "address": text})
             continue
         supervised = states.get(name)
         state = supervised.state if supervised and supervised.state != "serving" else answer.state
         pid = supervised.pid if supervised and supervised.is_alive else None
         facts.append({"node": name, "state": state, "pid": pid, "address": text, "error": str(answer)})
-    return facts
+    return cluster, facts
 
 
 def _supervised(found: target.Target) -> dict[str, statefile.NodeState]:

@@ -13,17 +13,23 @@ then a new one takes over.  After an interruption:
   (R24), so a strong read tells what stands, and the line is written, under a new base, only if its value does not stand
   there.  (If somebody else has overwritten it since, it is written again: the file is what was asked for.)
 
+A line under a base of this run is known to be sent for the first time, so its refusal is definite (`kvclient`'s
+`IssuedIds`); a line under a base of an earlier run may have been sent then.  Both need that no two imports use a
+journal at once: it is locked for as long as its import runs.  So new lines have a base of their own run, and a run that
+ends by itself gives back the lines that were never sent, or refused for certain.
+
 Invariants: `reached`, the greatest line that may have been sent, and every base are on disk before a line is sent under
 them; `done` counts a line only when its outcome is known, and all lines before it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from kvclient import OperationId
 from kvclient.errors import ConfigError
@@ -96,6 +102,8 @@ class Journal:
         self.finished = False
         self._bases: list[Base] = []
         self._resumed_at = 0
+        self._has_base_of_this_run = False
+        self._held: IO[bytes] | None = None  # the locked file
 
     def resume(self, issuer: Issuer) -> None:
         """Take up a journal that was loaded: give new bases to the lines whose base has passed its deadline."""
@@ -115,9 +123,10 @@ class Journal:
         What must be on disk before the line may be sent is there when this returns.  Raises ConfigError.
         """
         is_new, renewed = line > self._resumed_at, False
-        if is_new and not self._last_base_serves(issuer):
+        if is_new and not (self._has_base_of_this_run and self._last_base_serves(issuer)):
+            self._bases = [base for base in self._bases if base.first < line]
             self._bases.append(Base(line, 0, str(issuer.new_operation_id(timeout=BASE_LIFE_S))))
-            renewed = True
+            self._has_base_of_this_run = renewed = True
         if line > self.reached:
             self.reached = line + RESERVE_LINES
             renewed = True
@@ -132,6 +141,20 @@ class Journal:
         now_ms = issuer.new_operation_id(timeout=BASE_LIFE_S).issued_at_ms
         return now_ms <= self._bases[-1].operation_id.issued_at_ms + BASE_SERVES_MS
 
+    def end(self, sent_up_to: int) -> None:
+        """Put the journal on disk at the end of a run; `sent_up_to` is the greatest line that this run may have sent
+        and that was not refused for certain.  Raises ConfigError."""
+        was_reached = self.reached
+        self.reached = max(self._resumed_at, sent_up_to)
+        if was_reached or self.finished:
+            self.save()
+
+    def release(self) -> None:
+        """Let another import have the file."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
+
     def save(self) -> None:
         """Put the journal on disk.  Raises ConfigError if it cannot be written."""
         if self.path is None:
@@ -145,23 +168,45 @@ class Journal:
             "finished": self.finished,
             "bases": [asdict(base) for base in self._bases],
         }
-        draft = self.path.with_name(self.path.name + ".new")
         try:
-            with draft.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(facts, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            draft = self.path.with_name(self.path.name + ".new")
+            held = _locked(draft, create=True)
+            held.truncate(0)
+            held.write(json.dumps(facts, indent=1).encode() + b"\n")
+            held.flush()
+            os.fsync(held.fileno())
             draft.replace(self.path)
         except OSError as error:
             raise ConfigError(
                 f"cannot note the import's progress in {self.path}: {error.strerror}; name another file with --progress"
             ) from error
+        self.release()
+        self._held = held
+
+
+def _locked(path: Path, *, create: bool = False) -> IO[bytes]:
+    """Open a file that no other import has locked, and lock it until it is closed.  Raises OSError or ConfigError."""
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666), "r+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BlockingIOError as error:
+            file.close()
+            raise ConfigError(
+                f"another import keeps its progress in {path}: wait for it, or name another file with --progress"
+            ) from error
+        except FileNotFoundError:
+            pass
+        file.close()  # it was replaced before we had the lock
 
 
 def load(path: Path) -> Journal | None:
-    """Return the journal in `path`; None if there is no such file.  Raises ConfigError."""
+    """Return the journal in `path`, locked; None if there is no such file.  Raises ConfigError."""
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        held = _locked(path)
+        facts: dict[str, Any] = json.loads(held.read().decode())
         if facts["format"] != FORMAT:
             raise ConfigError(
                 f"{path} has format {facts['format']}, this kvnode writes {FORMAT}: remove it to start again"
@@ -171,6 +216,7 @@ def load(path: Path) -> Journal | None:
         journal.finished = bool(facts["finished"])
         journal._bases = [Base(**base) for base in facts["bases"]]
         _ = [base.operation_id for base in journal._bases]
+        journal._held = held
     except FileNotFoundError:
         return None
     except OSError as error:

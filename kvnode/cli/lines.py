@@ -61,8 +61,12 @@ def parse(raw: bytes) -> Line | None:
     if not raw.strip():
         return None
     try:
-        fields = json.loads(raw, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one
+        text = raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"not UTF-8: {error.reason} at byte {error.start}; save the file as UTF-8") from error
+    try:
+        fields = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"not a JSON object: {error}") from error
     if not isinstance(fields, dict):
         raise InvalidRequest(f'a line must be {{"key": ..., "value": ...}}, not {type(fields).__name__}')

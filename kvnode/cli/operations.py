@@ -1,7 +1,7 @@
 """Commands for single operations and whole files: get, put, delete, scan, import, export, explain.
 
 Decides: how values are written on a command line, and what is printed.  Leaves to others: the operations (`kvclient`),
-whole files (`transfer`), exit codes (`cli`), and the look of tables (`show`).
+whole files (`transfer`, `dump`), exit codes (`commands`), and the look of tables (`show`).
 
 VALUE is JSON if it parses as JSON, otherwise the text itself: `put k 1` stores a number, `put k hello` a string.
 JSON is stored untouched.  What comes from a file or stdin is stored as bytes, so that `get` gives the same bytes back.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kvclient import options
 from kvclient.errors import InvalidRequest
 from kvnode.cli import show, target
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 NOT_FOUND = 1
+TIMEOUT_S_MAX = 3600.0
+"""The most that any cluster can allow."""
 
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="The cluster file.  Default: ./cluster.toml."
@@ -75,13 +78,24 @@ class Cluster:
     def run(self, store: str, timeout: float | None, work: Callable[[Store], Awaitable[T]]) -> T:
         """Connect, run `work` on a store, disconnect, and return what it returned."""
         import kvclient
+        from kvclient.client import CONNECT_TIMEOUT_S
+
+        _check_timeout(timeout)
 
         async def connected() -> T:
             where = self.target
-            async with kvclient.connect(where.address_texts, cluster=where.cluster, timeout=timeout) as kv:
+            connect_s = CONNECT_TIMEOUT_S if timeout is None else timeout
+            async with kvclient.connect(
+                where.address_texts, cluster=where.cluster, timeout=timeout, connect_timeout=connect_s
+            ) as kv:
                 return await work(kv.store(store))
 
         return asyncio.run(connected())
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None:
+        options.seconds("timeout", timeout, TIMEOUT_S_MAX)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -89,12 +103,12 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None and value is not False}
 
 
-def _print_value(item: Item) -> None:
-    """Print a value: JSON on one line, bytes as they are."""
+def _print_value(item: Item, raw: bool) -> None:
+    """Print a value: JSON on one line, bytes as they are, and if it shall be raw, text too."""
     from kvnode.cli import lines
 
-    if isinstance(item.value, bytes):
-        sys.stdout.buffer.write(item.value)
+    if isinstance(item.value, bytes) or (raw and isinstance(item.value, str)):
+        sys.stdout.buffer.write(item.value if isinstance(item.value, bytes) else item.value.encode())
         if show.is_terminal(sys.stdout):
             click.echo()
     else:
@@ -109,6 +123,7 @@ def _print_value(item: Item) -> None:
 @store_options
 @consistency_option
 @click.option("-r", type=int, metavar="N", help="Replies that an eventual read waits for.")
+@click.option("--raw", is_flag=True, help="Print text and bytes as they are: no quotes, no line break.")
 @json_option
 def get(
     key: str,
@@ -119,20 +134,23 @@ def get(
     timeout: float | None,
     consistency: str | None,
     r: int | None,
+    raw: bool,
     as_json: bool,
 ) -> None:
-    """Print the value of KEY; exit code 1 if there is none."""
+    """Print the value of KEY as JSON, or bytes as they are; exit code 1 if there is none."""
     from kvnode.cli import lines
 
-    options = _given(consistency=consistency, r=r)
-    item = Cluster(config, address, data_dir).run(store, timeout, lambda kv: kv.get(key, **options))
+    if raw and as_json:
+        raise click.UsageError("give either --raw or --json")
+    given = _given(consistency=consistency, r=r)
+    item = Cluster(config, address, data_dir).run(store, timeout, lambda kv: kv.get(key, **given))
     if item is None:
-        click.echo(f"kvnode: there is no key {show.as_json(key)} in the store {store}", err=True)
+        click.echo(f"kvnode: there is no key {show.as_json(key)} in store {store!r}", err=True)
         sys.exit(NOT_FOUND)
     if as_json:
         click.echo(lines.item_json(item))
     else:
-        _print_value(item)
+        _print_value(item, raw)
 
 
 @click.command()
@@ -171,8 +189,8 @@ def put(
         stored = lines.value_of_bytes((file or sys.stdin.buffer).read(), kind)
     else:
         stored = lines.value_of(value, kind)
-    options = _given(w=_copies(w), **checks)
-    item = Cluster(config, address, data_dir).run(store, timeout, lambda kv: kv.put(key, stored, **options))
+    given = _given(w=_copies(w), **checks)
+    item = Cluster(config, address, data_dir).run(store, timeout, lambda kv: kv.put(key, stored, **given))
     if item.explain and item.explain.get("superseded"):
         click.echo("kvnode: the value is stored, but a later one stands over it (superseded)", err=True)
     click.echo(show.as_json({"key": key, "etag": item.etag}) if as_json else item.etag)
@@ -193,8 +211,8 @@ def delete(
     **checks: Any,
 ) -> None:
     """Delete KEY; deleting a key that does not exist is done, too."""
-    options = _given(w=_copies(w), **checks)
-    Cluster(config, address, data_dir).run(store, timeout, lambda kv: kv.delete(key, **options))
+    given = _given(w=_copies(w), **checks)
+    Cluster(config, address, data_dir).run(store, timeout, lambda kv: kv.delete(key, **given))
     if as_json:
         click.echo(show.as_json({"key": key, "deleted": True}))
 
@@ -292,7 +310,7 @@ def import_(
     store: str,
     timeout: float | None,
     as_json: bool,
-    **options: Any,
+    **choices: Any,
 ) -> None:
     """Load JSON Lines {"key": ..., "value": ...} from FILE, or from stdin if FILE is "-".
 
@@ -310,8 +328,10 @@ def import_(
     """
     from kvnode.cli import transfer
 
+    _check_timeout(timeout)
     cluster = Cluster(config, address, data_dir)
-    job = transfer.ImportJob(file=file, store=store, timeout=timeout or transfer.TIMEOUT_S, **options)
+    tried_s = transfer.TIMEOUT_S if timeout is None else timeout
+    job = transfer.ImportJob(file=file, store=store, timeout=tried_s, **choices)
     report = transfer.run_import(job, cluster.target)
     click.echo(show.as_json(report.facts()) if as_json else report.sentence())
     sys.exit(report.exit_code)
@@ -336,13 +356,13 @@ def export(
     With --output the file appears when it is complete; an interrupted export leaves FILE.partial, and the same
     command goes on after its last line.
     """
-    from kvnode.cli import transfer
+    from kvnode.cli import dump
 
     click.echo("kvnode: this is an eventual view of the store, not a snapshot", err=True)
     cluster = Cluster(config, address, data_dir)
     identity = show.as_json([cluster.target.cluster, store, prefix])
-    count = cluster.run(store, timeout, lambda kv: transfer.export(kv, prefix, output, identity))
-    click.echo(f"{count} keys exported" + (f" to {output}" if output else ""), err=True)
+    count = cluster.run(store, timeout, lambda kv: dump.export(kv, prefix, output, identity))
+    click.echo(f"{show.counted(count, 'key')} exported" + (f" to {output}" if output else ""), err=True)
 
 
 COMMANDS: tuple[click.Command, ...] = (get, put, delete, scan, import_, export, explain)

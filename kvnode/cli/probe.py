@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,10 +24,13 @@ Facts = dict[str, Any]
 class ProbeError(Exception):
     """A node did not answer the question; the text is one sentence with its address.
 
-    `state` is "down" if nobody listens there, else "unreachable": it may be paused, cut off, or no node at all.
+    `state` is "down" if nobody listens there, "other cluster" if a node of another one answers, else "unreachable": it
+    may be paused, cut off, or no node at all.
     """
 
-    state = "unreachable"
+    def __init__(self, text: str, state: str = "unreachable") -> None:
+        super().__init__(text)
+        self.state = state
 
 
 async def welcome(host: str, port: int, cluster: str = "", timeout_s: float = TIMEOUT_S) -> Facts:
@@ -35,7 +39,7 @@ async def welcome(host: str, port: int, cluster: str = "", timeout_s: float = TI
 
 
 async def status(host: str, port: int, cluster: str = "", timeout_s: float = TIMEOUT_S) -> Facts:
-    """Return a node's STATUS facts.  Raises ProbeError."""
+    """Return a node's STATUS facts, and the name of its cluster as `cluster`.  Raises ProbeError."""
     return await _ask(host, port, cluster, (STATUS, 1), timeout_s)
 
 
@@ -64,10 +68,11 @@ async def _ask(host: str, port: int, cluster: str, question: tuple[Any, ...] | N
         raise ProbeError(f"{address} does not answer within {timeout_s:g} s") from error
     except (FrameError, MessageError) as error:
         raise ProbeError(f"what listens on {address} is not a kvnode: {error}") from error
+    except socket.gaierror as error:
+        raise ProbeError(f"the host of {address} does not resolve: {error.strerror}") from error
     except OSError as error:
-        nobody = ProbeError(f"nobody listens on {address}: {os.strerror(error.errno) if error.errno else error}")
-        nobody.state = "down"
-        raise nobody from error
+        reason = os.strerror(error.errno) if error.errno else error
+        raise ProbeError(f"nobody listens on {address}: {reason}", "down") from error
     except EOFError as error:
         raise ProbeError(f"{address} closed the connection: it is not a kvnode, or it is stopping") from error
 
@@ -78,6 +83,7 @@ async def _exchange(
     hello = (HELLO, {"protocol": PROTOCOL_VERSION, "cluster": cluster, "role": "client"})
     writer.write(encode([hello], FRAME_BYTES_MAX))
     decoder = Decoder(FRAME_BYTES_MAX)
+    name = cluster
     while True:
         data = await reader.read(1 << 16)
         if not data:
@@ -86,8 +92,11 @@ async def _exchange(
             messages.check(message)
             match message[0]:
                 case messages.WELCOME if question is not None:
+                    name = message[1].get("cluster", cluster)
                     writer.write(encode([question], FRAME_BYTES_MAX))
                 case messages.WELCOME | messages.RESULT:
-                    return dict(message[-1])
+                    return {"cluster": name, **message[-1]}
+                case messages.GOODBYE if message[1] == "cluster":
+                    raise ProbeError(str(message[-1]), "other cluster")
                 case messages.GOODBYE | messages.FAILED:
                     raise ProbeError(str(message[-1]))

@@ -25,6 +25,7 @@ STYLES = {
     "paused": "yellow",
     "down": "bold red",
     "unreachable": "bold red",
+    "other cluster": "bold red",
     "no": "bold red",
 }
 _NUMERIC = re.compile(r"-|[+-]?[0-9][0-9.,]*( [A-Za-z]{1,3})?")
@@ -95,6 +96,11 @@ def rich_table(headers: Sequence[str], rows: Rows, title: str = "") -> Any:
     return made
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: 1 line, 2 lines."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def size(count: float) -> str:
     """Return a number of bytes for people, with a binary unit."""
     for unit, name in _UNITS:
@@ -155,7 +161,7 @@ def explanation(facts: Mapping[str, Any]) -> str:
         agree += f" ({silent} of {len(replicas)} did not answer)"
     return "\n".join(
         (
-            f"key {as_json(facts['key'])} of store {facts['store']}: partition {facts['partition']},"
+            f"key {as_json(facts['key'])} of store {facts['store']!r}: partition {facts['partition']},"
             f" replicas {', '.join(facts['preference'])} (the first is its primary)",
             table(EXPLAIN_HEADERS, [row for replica in replicas for row in _replica_rows(replica)]),
             f"{agree}; a strong read: {facts['strong_read']}",

@@ -1,12 +1,13 @@
-"""Whole files: `kvnode import` and `kvnode export`.
+"""`kvnode import`: whole files in.
 
-Decides: the order and number of writes in flight, what stops an import, what is reported, and how an export is resumed.
+Decides: the order and number of writes in flight, what stops an import, and what is reported.
 Leaves to others: operation ids and progress (`journal`), the text of a line (`lines`), each write (`kvclient`).
 
 Lines are read, and get their ids, in the order of the file; `concurrency` of them are in flight.  Two lines with a key
 never are: the later waits, so that it also wins.  A write that fails for a reason that may pass (a node died) is tried
-again, with the same id, for as long as `timeout` says.  Then it counts as refused or unknown, and the import stops, or
-with `keep_going` goes on; the journal stays where that line is, so that the next run tries it again.
+again, with the same id, for as long as `timeout` says; a definite "too few replicas" is believed after BELIEVED_S.
+Then it counts as refused or unknown, and the import stops, or with `keep_going` goes on; the journal stays where that
+line is, so that the next run tries it again.
 """
 
 from __future__ import annotations
@@ -25,18 +26,23 @@ import xxhash
 
 import kvclient
 from kvclient import Consistency, Kv, OperationId, Store
-from kvclient.errors import ConfigError, InvalidRequest, KvError, NotConnected, OutcomeUnknown
-from kvnode.cli import journal, lines, probe, show
+from kvclient.client import CONNECT_TIMEOUT_S
+from kvclient.errors import InvalidRequest, KvError, NotConnected, OutcomeUnknown, QuorumUnreachable
+from kvnode.cli import journal, lines, probe, show, wording
 from kvnode.cli.journal import Journal, Source, Ticket
 from kvnode.cli.target import Target
 
 TIMEOUT_S = 30.0
 """How long one line is tried: longer than the restart of a node takes."""
 PAUSE_S = 0.2
+BELIEVED_S = 3.0
+"""How long a definite "too few replicas" is tried again: links come back within it, and what lasts longer is believed,
+because the next run can go on from there."""
 LINE_BYTES_MAX = 512 << 20
 """A value of 64 MiB (the most that a cluster can allow) with every byte escaped, and its key."""
 PROBLEMS_SHOWN_MAX = 20
 DONE, USAGE, REFUSED, UNKNOWN = 0, 2, 4, 5
+STDIN = "-"
 
 
 class ImportJob(NamedTuple):
@@ -69,6 +75,8 @@ class Report:
     unknown: int = 0
     seconds: float = 0.0
     is_complete: bool = False
+    mend: str = ""
+    """What to do if it is not complete."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -87,17 +95,17 @@ class Report:
     def sentence(self) -> str:
         """Return the counts for people."""
         rate = f" ({self.written / self.seconds:,.0f}/s)" if self.seconds > 0.1 and self.written else ""
-        text = f"{self.written:,} lines written to the store {self.store} in {self.seconds:.1f} s{rate}"
+        text = f"{show.counted(self.written, 'line')} written to store {self.store!r} in {self.seconds:.1f} s{rate}"
         counts = (
-            (self.before, "were imported before"),
-            (self.unchanged, "stood there already"),
-            (self.bad, "are bad"),
-            (self.refused, "were refused (not applied)"),
-            (self.unknown, "have an unknown outcome"),
+            (self.before, "was imported before", "were imported before"),
+            (self.unchanged, "stood there already", "stood there already"),
+            (self.bad, "is bad", "are bad"),
+            (self.refused, "was refused (not applied)", "were refused (not applied)"),
+            (self.unknown, "has an unknown outcome", "have an unknown outcome"),
         )
-        text += "".join(f"; {count:,} {words}" for count, words in counts if count)
+        text += "".join(f"; {count:,} {one if count == 1 else more}" for count, one, more in counts if count)
         if not self.is_complete:
-            text += "; not complete: run the same command again to go on"
+            text += f"; not complete: {self.mend}"
         return text
 
 
@@ -109,7 +117,7 @@ def run_import(job: ImportJob, target: Target) -> Report:
 
 @contextmanager
 def _opened(name: str) -> Iterator[IO[bytes]]:
-    if name == "-":
+    if name == STDIN:
         yield sys.stdin.buffer
         return
     try:
@@ -126,9 +134,11 @@ async def _import(job: ImportJob, target: Target, file: IO[bytes]) -> Report:
         report.problems.append(f"{job.file} was imported already; --again writes every line once more")
         _say(report.problems[0])
         return report
-    async with kvclient.connect(target.address_texts, cluster=target.cluster, timeout=job.timeout) as kv:
+    where, connect_s = target.address_texts, min(job.timeout, CONNECT_TIMEOUT_S)
+    async with kvclient.connect(where, cluster=target.cluster, timeout=job.timeout, connect_timeout=connect_s) as kv:
         if kept.reached:
             kept.resume(IdIssuer(kv))
+        if kept.done:
             _say(f"going on after line {kept.done:,}, where the import of {job.file} was interrupted")
         importer = Importer(job, kv, kept, file)
         return await importer.run()
@@ -136,16 +146,20 @@ async def _import(job: ImportJob, target: Target, file: IO[bytes]) -> Report:
 
 async def _journal(job: ImportJob, target: Target, file: IO[bytes]) -> Journal:
     """Return the journal of this file's import: the one that an interrupted run left, or a new one."""
-    if not file.seekable():
+    if job.file == STDIN and job.progress is not None:
+        raise InvalidRequest("--progress needs a FILE: what comes from stdin cannot be read again")
+    if job.file == STDIN or not file.seekable():
         return Journal(None, Source("", 0, job.store, job.consistency, {}))
     digest, count = await asyncio.to_thread(_digest, file)
-    source = Source(digest, count, job.store, job.consistency, await _identities(target))
+    source = Source(digest, count, job.store, job.consistency, await _identities(target, job.timeout))
     path = job.progress or Path(job.file + ".kvnode-import")
     old = None if job.again else journal.load(path)
     if old is not None and old.source.is_same(source):
         return old
-    if old is not None and not old.finished:
-        _say(f"{path} belongs to another import (file, store or cluster changed): starting from the first line")
+    if old is not None:
+        old.release()
+        if not old.finished:
+            _say(f"{path} belongs to another import (file, store or cluster changed): starting from the first line")
     return Journal(path, source)
 
 
@@ -160,10 +174,10 @@ def _digest(file: IO[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), count + (last != b"\n")
 
 
-async def _identities(target: Target) -> dict[str, int]:
+async def _identities(target: Target, timeout_s: float) -> dict[str, int]:
     async def one(host: str, port: int) -> tuple[str, int] | None:
         try:
-            facts = await probe.welcome(host, port, target.cluster)
+            facts = await probe.welcome(host, port, target.cluster, min(timeout_s, probe.TIMEOUT_S))
         except probe.ProbeError:
             return None
         return facts["name"], facts["node_id"]
@@ -206,8 +220,11 @@ class Importer:
         self._lines = enumerate(iter(lambda: file.readline(LINE_BYTES_MAX + 1), b""), 1)
         self._finished: set[int] = set()
         self._failed_at = 0
+        self._bad_at = 0
+        self._sent_up_to = 0
         self._last_of_key: dict[str, asyncio.Event] = {}
         self._is_stopping = False
+        self._has_ended = False
         self.report = Report(job.store, before=kept.done - kept.bad, bad=kept.bad)
 
     async def run(self) -> Report:
@@ -219,20 +236,28 @@ class Importer:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self._job.concurrency):
                         group.create_task(self._work())
+            self._note_end()
         except asyncio.CancelledError:
             if self._journal.path is not None:
                 _say(f"stopped after line {self._journal.done:,}; run the same command again to go on")
             raise
         finally:
             self.report.seconds = time.monotonic() - started
-            self._note_end()
+            if not self._has_ended and self._journal.reached:
+                self._journal.save()
         return self.report
 
     def _note_end(self) -> None:
+        self._has_ended = True
         is_read = self._is_stopping or next(self._lines, None) is not None
         self.report.is_complete = self._journal.finished = not (is_read or self._failed_at)
-        if self._journal.reached or self._journal.finished:
-            self._journal.save()
+        self._journal.end(self._sent_up_to)
+        if self._bad_at and self._bad_at == self._failed_at:
+            self.report.mend = f"mend line {self._bad_at:,}, or use --keep-going"
+        elif self._journal.path is None:
+            self.report.mend = "give all lines again, which writes those that stand there once more"
+        else:
+            self.report.mend = "run the same command again to go on"
 
     async def _work(self) -> None:
         while not self._is_stopping and (found := self._next()) is not None:
@@ -264,6 +289,11 @@ class Importer:
             if before is not None:
                 await before.wait()
             await self._write(line, ticket)
+            self._sent_up_to = max(self._sent_up_to, number)
+        except KvError as error:
+            if error.outcome != "not applied":
+                self._sent_up_to = max(self._sent_up_to, number)
+            raise
         finally:
             mine.set()
             if self._last_of_key[line.key] is mine:
@@ -274,23 +304,28 @@ class Importer:
             self.report.unchanged += 1
             return
         operation_id = ticket.operation_id if ticket is not None else None
-        await self._persist(lambda: self._store.put(line.key, line.value, operation_id=operation_id))
+        await self._persist(
+            lambda left_s: self._store.put(line.key, line.value, operation_id=operation_id, timeout=left_s)
+        )
         self.report.written += 1
 
     async def _stands_there(self, line: lines.Line) -> bool:
-        item = await self._persist(lambda: self._store.get(line.key, consistency="strong"))
+        item = await self._persist(lambda left_s: self._store.get(line.key, consistency="strong", timeout=left_s))
         return item is not None and type(item.value) is type(line.value) and item.value == line.value
 
-    async def _persist(self, operation: Callable[[], Awaitable[Any]]) -> Any:
+    async def _persist(self, operation: Callable[[float], Awaitable[Any]]) -> Any:
         """Try until it is done or the time is up.  Raises OutcomeUnknown if any try may have taken effect."""
-        give_up = time.monotonic() + self._job.timeout
+        began = time.monotonic()
+        give_up = began + self._job.timeout
         unknown: KvError | None = None
         while True:
             try:
-                return await operation()
+                return await operation(max(PAUSE_S, give_up - time.monotonic()))
             except KvError as error:
                 unknown = error if error.outcome == "unknown" else unknown
-                if not error.retryable or time.monotonic() >= give_up:
+                if unknown is None and isinstance(error, QuorumUnreachable):
+                    give_up = min(give_up, began + BELIEVED_S)
+                if not error.retryable or time.monotonic() + PAUSE_S >= give_up:
                     raise (unknown or error) from None
             await asyncio.sleep(PAUSE_S)
 
@@ -309,6 +344,7 @@ class Importer:
     def _fail(self, number: int, error: KvError) -> None:
         if isinstance(error, InvalidRequest) and not isinstance(error, OutcomeUnknown):
             self.report.bad += 1
+            self._bad_at = min(self._bad_at or number, number)
             if self._job.keep_going:
                 self._journal.bad += 1
                 self._settle(number)
@@ -319,7 +355,14 @@ class Importer:
         if not isinstance(error, InvalidRequest) or not self._job.keep_going:
             self._failed_at = min(self._failed_at or number, number)
         self._is_stopping = self._is_stopping or not self._job.keep_going
-        self._tell(f"line {number}: {error}")
+        self._tell(f"line {number}: {self._sentence(error)}")
+
+    def _sentence(self, error: KvError) -> str:
+        if not isinstance(error, OutcomeUnknown) or self._journal.path is None or not self._is_strong:
+            return wording.sentence_of(error)
+        if not error.retryable:
+            return f"it may or may not have been written, and no node can tell any more ({error.__cause__ or error})"
+        return f"it may or may not take effect ({error.__cause__ or error}): run the same command again to find out"
 
     def _tell(self, problem: str) -> None:
         problems = self.report.problems
@@ -333,62 +376,8 @@ class Importer:
     def _words(self) -> str:
         report = self.report
         trouble = report.bad + report.refused + report.unknown
-        return f"{trouble} lines in trouble" if trouble else ""
+        return f"{show.counted(trouble, 'line')} in trouble" if trouble else ""
 
 
 def _say(sentence: str) -> None:
     print(f"kvnode: {sentence}", file=sys.stderr)
-
-
-# -- export
-
-
-async def export(store: Store, prefix: str, output: Path | None, identity: str) -> int:
-    """Write every key of a store that begins with `prefix` as JSON Lines and return how many there are.
-
-    With `output`, that file appears when it is complete.  `identity` names what is exported: a partial file of the same
-    is gone on with, after its last whole line.  Raises ConfigError if the file cannot be written.
-    """
-    if output is None:
-        return await _export_to(store, prefix, sys.stdout, "", 0)
-    partial = partial_path(output, identity)
-    try:
-        with partial.open("a+b") as held:
-            last, count = _cut_to_whole_lines(held)
-        with partial.open("a", encoding="utf-8") as file:
-            count = await _export_to(store, prefix, file, last, count)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(output)
-    except OSError as error:
-        raise ConfigError(f"cannot write {output}: {error.strerror or error}; choose another --output") from error
-    return count
-
-
-def partial_path(output: Path, identity: str) -> Path:
-    """Return where an export's lines stand until it is complete; an export of something else has another name."""
-    return output.with_name(f"{output.name}.{xxhash.xxh3_64_hexdigest(identity.encode())}.partial")
-
-
-def _cut_to_whole_lines(file: IO[bytes]) -> tuple[str, int]:
-    """Cut off half a line at the end; return the last key and the number of lines."""
-    file.seek(0)
-    last, count, end = b"", 0, 0
-    for raw in file:
-        if raw.endswith(b"\n"):
-            last, count, end = raw, count + 1, end + len(raw)
-    file.truncate(end)
-    line = lines.parse(last)
-    return (line.key if line else "", count)
-
-
-async def _export_to(store: Store, prefix: str, file: IO[str], after: str, count: int) -> int:
-    """Append the lines of every key after `after`; keys come in order, so the ones before it are passed over."""
-    with show.progress("export", None, count) as advance:
-        async for item in store.scan(prefix, values=True):
-            if item.key <= after:
-                continue
-            file.write(lines.dump(item) + "\n")
-            count += 1
-            advance(count, "keys")
-    return count

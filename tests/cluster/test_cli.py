@@ -39,6 +39,8 @@ def sentence(done: subprocess.CompletedProcess[str], code: int) -> str:
     [
         ('{"b": 1.0, "a": [1, 2]}', '{"b": 1.0, "a": [1, 2]}\n'),  # JSON is stored untouched
         ("17", "17\n"),
+        ("null", "null\n"),
+        ("false", "false\n"),
         ("hello", '"hello"\n'),
         ("NaN", '"NaN"\n'),  # not JSON, so text
         ('"17"', '"17"\n'),
@@ -58,6 +60,15 @@ def test_bytes_from_stdin_come_back_as_they_were(shared_cluster: Any) -> None:
     assert shared_cluster.kvnode("put", "bytes", "-", stdin=data).returncode == 0
     assert shared_cluster.kvnode("get", "bytes").stdout.encode("utf-8", "surrogateescape") == data
     assert json.loads(shared_cluster.kvnode("get", "bytes", "--json").stdout)["base64"].startswith("AAECAw")
+
+
+def test_raw_prints_text_and_bytes_as_they_are(shared_cluster: Any) -> None:
+    for value, printed in (('"é\\n"', "é\n"), ("text", "text"), ("[1]", "[1]\n")):
+        shared_cluster.kvnode("put", "raw", value, "--consistency", "strong")
+        assert shared_cluster.kvnode("get", "raw", "--raw", "--consistency", "strong").stdout == printed
+    shared_cluster.kvnode("put", "raw", "-", "--consistency", "strong", stdin=b"\x00\xff")
+    done = shared_cluster.kvnode("get", "raw", "--raw", "--consistency", "strong")
+    assert done.stdout.encode("utf-8", "surrogateescape") == b"\x00\xff"
 
 
 def test_a_file_is_stored_as_bytes_or_as_what_is_said(shared_cluster: Any, tmp_path: Path) -> None:
@@ -81,14 +92,16 @@ def test_the_etag_that_put_prints_guards_the_next_write(shared_cluster: Any) -> 
 
 def test_a_lost_check_ends_with_code_3_and_changes_nothing(shared_cluster: Any) -> None:
     shared_cluster.kvnode("put", "there", "1", "--consistency", "strong")
-    sentence(shared_cluster.kvnode("put", "there", "2", "--create"), 3)
+    said = sentence(shared_cluster.kvnode("put", "there", "2", "--create"), 3)
+    assert "'there' in store 'default' exists already" in said
     sentence(shared_cluster.kvnode("put", "there", "2", "--etag", "not an etag"), 3)
     sentence(shared_cluster.kvnode("delete", "there", "--etag", "not an etag"), 3)
     assert shared_cluster.kvnode("get", "there").stdout == "1\n"
 
 
 def test_an_absent_key_ends_with_code_1(shared_cluster: Any) -> None:
-    assert '"absent"' in sentence(shared_cluster.kvnode("get", "absent"), 1)
+    said = sentence(shared_cluster.kvnode("get", "absent"), 1)
+    assert said == "kvnode: there is no key \"absent\" in store 'default'"
     shared_cluster.kvnode("put", "gone", "1", "--consistency", "strong")
     assert shared_cluster.kvnode("delete", "gone", "--consistency", "strong").returncode == 0
     assert shared_cluster.kvnode("delete", "gone", "--consistency", "strong").returncode == 0
@@ -103,7 +116,10 @@ def test_an_absent_key_ends_with_code_1(shared_cluster: Any) -> None:
         (("get", "k", "-r", "4"), "1 to 3"),
         (("get", "k", "-r", "0"), "1 to 3"),
         (("get", "k", "--timeout", "-1"), "timeout"),
-        (("get", "k", "--timeout", "100000"), "timeout"),
+        (("get", "k", "--timeout", "100000"), "--timeout 100000.0 must"),
+        (("import", "-", "--timeout", "0"), "--timeout 0.0 must"),
+        (("get", "k", "--address", "127.0.0.1:1"), "--address and --data-dir"),
+        (("get", "k", "--raw", "--json"), "--raw or --json"),
         (("get", "k", "--consistency", "maybe"), "consistency"),
         (("get", "k", "--store", ""), "store"),
         (("put", "k", "v", "-w", "4"), "1 to 3"),
@@ -113,7 +129,7 @@ def test_an_absent_key_ends_with_code_1(shared_cluster: Any) -> None:
         (("put", "k", "{", "--as", "json"), "not JSON"),
         (("put", "k", "NaN", "--as", "json"), "not JSON"),
         (("put", "k"), "VALUE"),
-        (("put", "k", "v", "--etag", "x", "--create"), "one of them"),
+        (("put", "k", "v", "--etag", "x", "--create"), "--create says that the key is absent, --etag that"),
         (("frobnicate",), "frobnicate"),
         (("kill", "n9"), "n1, n2, n3"),
     ],
@@ -182,6 +198,36 @@ def test_nobody_listening_is_refused_with_code_4(command: Run) -> None:
     assert f"127.0.0.1:{port}" in sentence(command("get", "k", "--address", f"127.0.0.1:{port}"), 4)
 
 
+def test_the_timeout_bounds_a_command_that_finds_a_silent_port(command: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        said = sentence(command("get", "k", "--address", address, "--timeout", "0.25"), 4)
+    assert "within 0.25 seconds" in said
+
+
+def test_a_name_that_does_not_resolve_is_named_as_that(command: Run) -> None:
+    assert "does not resolve" in sentence(command("get", "k", "--address", "nowhere.invalid:7401"), 4)
+    done = command("status", "--address", "nowhere.invalid:7401")
+    assert "does not resolve" in done.stdout
+    assert "nobody listens" not in done.stdout
+
+
+def test_status_by_address_knows_the_cluster_and_says_an_address_once(shared_cluster: Any, command: Run) -> None:
+    done = command("status", "--address", shared_cluster.addresses[0], "--json")
+    assert json.loads(done.stdout)["cluster"] == shared_cluster.config.cluster_name
+    dead = f"127.0.0.1:{plan.free_ports(1)[0]}"
+    last = command("status", "--address", dead).stdout.splitlines()[-1]
+    assert last.count(dead) == 1
+
+
+def test_a_watch_ends_quietly_with_ctrl_c(shared_cluster: Any) -> None:
+    watch = shared_cluster.start("status", "--watch")
+    assert watch.stdout.readline().startswith("node")
+    watch.send_signal(signal.SIGINT)
+    _, said = watch.communicate(timeout=60)
+    assert (watch.returncode, said) == (0, "")
+
+
 @pytest.fixture
 def stranger() -> Iterator[str]:
     """A server that speaks another protocol."""
@@ -215,7 +261,9 @@ def test_a_cluster_with_another_name_is_refused(shared_cluster: Any, command: Ru
     text = (shared_cluster.directory / "cluster.toml").read_text()
     other.write_text(text.replace('name = "local"', 'name = "other"').replace(str(shared_cluster.directory), "nowhere"))
     done = command("status", "--config", str(other), "--json")
-    assert all("other" in node["error"] for node in json.loads(done.stdout)["nodes"])
+    nodes = json.loads(done.stdout)["nodes"]
+    assert all("this is cluster 'local', not 'other'" in node["error"] for node in nodes)
+    assert {node["state"] for node in nodes} == {"other cluster"}
 
 
 # -- nodes that die, sleep and come back

@@ -50,7 +50,7 @@ def test_a_line_is_on_disk_as_reached_before_its_ticket_is_given(path: Path) -> 
     kept, clock = Journal(path, SOURCE), Clock()
     for line in (1, 2, RESERVE_LINES + 1, RESERVE_LINES + 2, 3 * RESERVE_LINES):
         kept.ticket(line, clock)
-        assert loaded(path).reached >= line
+        assert json.loads(path.read_text())["reached"] >= line
 
 
 def test_an_interrupted_line_has_the_same_id_while_that_lives(path: Path) -> None:
@@ -60,6 +60,7 @@ def test_an_interrupted_line_has_the_same_id_while_that_lives(path: Path) -> Non
     kept.done = 4
     kept.save()
     clock.now_ms += round(BASE_LIFE_S * 1000)
+    kept.release()  # its process has died
     again = loaded(path)
     again.resume(clock)
     assert [again.ticket(line, clock) for line in range(5, 11)] == before[4:]
@@ -70,6 +71,7 @@ def test_an_interrupted_line_whose_id_has_passed_its_deadline_is_in_doubt_and_ha
     kept, clock = Journal(path, SOURCE), Clock()
     before = [kept.ticket(line, clock) for line in range(1, 11)]
     clock.now_ms += round(BASE_LIFE_S * 1000) + 1
+    kept.release()  # its process has died
     again = loaded(path)
     again.resume(clock)
     ticket = again.ticket(5, clock)
@@ -82,9 +84,11 @@ def test_a_line_in_doubt_stays_so_through_a_second_interruption_with_its_newer_i
     kept, clock = Journal(path, SOURCE), Clock()
     kept.ticket(5, clock)
     clock.now_ms += round(BASE_LIFE_S * 1000) + 1
+    kept.release()  # its process has died
     second = loaded(path)
     second.resume(clock)
     ticket = second.ticket(5, clock)
+    second.release()
     third = loaded(path)
     third.resume(clock)
     assert third.ticket(5, clock) == ticket
@@ -94,6 +98,7 @@ def test_lines_beyond_what_was_reached_are_never_in_doubt(path: Path) -> None:
     kept, clock = Journal(path, SOURCE), Clock()
     kept.ticket(1, clock)
     clock.now_ms += round(BASE_LIFE_S * 1000) + 1
+    kept.release()  # its process has died
     again = loaded(path)
     again.resume(clock)
     assert again.ticket(again.reached, clock).in_doubt
@@ -106,9 +111,45 @@ def test_a_base_that_has_served_long_enough_makes_way_for_a_new_one(path: Path) 
     clock.now_ms += BASE_SERVES_MS + 1
     second = kept.ticket(2, clock)
     assert second.operation_id[0] != first.operation_id[0]
+    kept.release()  # its process has died
     again = loaded(path)
     again.resume(clock)
     assert (again.ticket(1, clock), again.ticket(2, clock)) == (first, second)
+
+
+def test_two_imports_never_share_a_journal(path: Path) -> None:
+    """R17: ids that another import may send are not known to be sent for the first time."""
+    kept, clock = Journal(path, SOURCE), Clock()
+    kept.ticket(1, clock)
+    with pytest.raises(ConfigError, match="another import"):
+        journal.load(path)
+    kept.save()
+    with pytest.raises(ConfigError, match="another import"):
+        journal.load(path)
+    kept.release()
+    again = loaded(path)
+    with pytest.raises(ConfigError, match="another import"):
+        journal.load(path)
+    again.release()
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+def test_a_run_that_ended_by_itself_gives_back_what_was_refused_and_new_lines_have_ids_of_the_new_run(
+    path: Path,
+) -> None:
+    """R23: an id of an earlier run may have been sent then, so its refusals are never definite."""
+    kept, clock = Journal(path, SOURCE), Clock()
+    before = [kept.ticket(line, clock) for line in range(1, 6)]
+    kept.end(sent_up_to=2)
+    kept.release()
+    again = loaded(path)
+    assert again.reached == 2
+    again.resume(clock)
+    after = [again.ticket(line, clock) for line in range(1, 6)]
+    assert after[:2] == before[:2]
+    assert {ticket.operation_id.session for ticket in after[2:]}.isdisjoint({before[0].operation_id.session})
+    again.end(sent_up_to=0)
+    assert again.reached == 2  # the first run may have sent them
 
 
 def test_a_journal_without_a_path_is_kept_nowhere(tmp_path: Path) -> None:

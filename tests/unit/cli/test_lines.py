@@ -82,7 +82,10 @@ def test_a_blank_line_says_nothing(raw: bytes) -> None:
     ("raw", "said"),
     [
         (b"{", "not a JSON object"),
-        (b"\xff", "not a JSON object"),
+        (b"\xff", "not UTF-8: invalid start byte at byte 0"),
+        ('{"key": "k", "value": 1}'.encode("utf-16"), "not UTF-8"),
+        ('{"key": "k", "value": "é"}'.encode("latin-1"), "not UTF-8"),
+        ('{"key": "k", "value": 1}'.encode("utf-16-le"), "not a JSON object"),
         (b'{"key": "k", "value": NaN}', "NaN"),
         (b"[" * 100_000, "not a JSON object"),
         (b"[1]", "not list"),
@@ -99,3 +102,7 @@ def test_a_blank_line_says_nothing(raw: bytes) -> None:
 def test_a_bad_line_is_refused_with_what_is_wrong(raw: bytes, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said):
         lines.parse(raw)
+
+
+def test_a_byte_order_mark_of_utf8_is_passed_over() -> None:
+    assert lines.parse(b'\xef\xbb\xbf{"key": "k", "value": 1}') == lines.Line("k", 1)
