@@ -231,9 +231,9 @@ class Settlement:
         is_failed = answer[0] == FAILED
         is_unknown = error.outcome != "not applied" if is_failed else answer is not UNSENT
         is_invalid = isinstance(error, InvalidRequest)
-        if is_invalid and (self._maybe or self._is_named):
-            pass  # a node judges the form by its own limits: it cannot speak for what another has applied
-        elif is_failed and answer[4]:  # settled: it holds for every attempt
+        # A node judges the form by its own limits: that does not speak for what another has applied.
+        is_settled = is_failed and answer[4] and not (is_invalid and (self._maybe or self._is_named))
+        if is_settled:  # it holds for every attempt
             if is_unknown:
                 raise self._unknown_for_ever(error) from error
             raise error

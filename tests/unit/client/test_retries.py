@@ -162,6 +162,33 @@ async def test_an_invalid_request_is_not_repeated(cluster: Any, kv: kvclient.Kv)
     assert len(cluster.requests()) == 3
 
 
+@pytest.mark.parametrize("settled", [0, 1])
+async def test_an_invalid_request_after_an_unknown_attempt_is_unknown(
+    cluster: Any, kv: kvclient.Kv, settled: int
+) -> None:
+    """R21: one node's limits do not say what another has applied."""
+    node = cluster.primary("k")
+    cluster.everywhere(lambda message: node.failed(message, "invalid-request", settled=settled))
+    once(node, m.MUTATE, node.DROP)
+    with pytest.raises(kvclient.OutcomeUnknown) as unknown:
+        await kv.put("k", 1, consistency="strong", timeout=0.3)
+    assert unknown.value.operation_id
+    cluster.everywhere(None)
+    assert await kv.put("k", 1, operation_id=unknown.value.operation_id) == await kv.get("k")
+
+
+@pytest.mark.parametrize("settled", [0, 1])
+async def test_an_invalid_request_leaves_earlier_calls_of_a_named_operation_open(
+    cluster: Any, kv: kvclient.Kv, settled: int
+) -> None:
+    """R21."""
+    cluster.everywhere(lambda message: cluster.nodes[0].failed(message, "invalid-request", settled=settled))
+    with pytest.raises(kvclient.OutcomeUnknown) as unknown:
+        await kv.put("k", 1, operation_id=OLD)
+    assert isinstance(unknown.value.__cause__, kvclient.InvalidRequest)
+    assert len(cluster.requests(m.MUTATE)) == 1
+
+
 async def test_overload_is_tried_again_at_the_same_node_a_few_times(cluster: Any, kv: kvclient.Kv) -> None:
     node = cluster.primary("k")
     cluster.everywhere(lambda message: node.failed(message, "overloaded"))
