@@ -4,8 +4,8 @@ Decides: whom to ask, when to ask more (hedging), and what follows an inconclusi
 what digests prove (`core.reading`), rounds (`consensus`), the marks sent to laggards (`commits`).
 
 First this node and as many others as a quorum read needs are asked; the rest only if an answer is not there after the
-observed p95, or does not agree.  A node that made a hedge necessary is asked last for a while.  So a dead or slow
-replica costs one hedge now and then, and never sets the latency.  Only reads are hedged: they have no effect.
+observed p95, or does not agree.  A node that made several hedges necessary is asked last for a while.  So a dead or
+slow replica costs a hedge now and then, and never sets the latency.  Only reads are hedged: they have no effect.
 
 Reads of a key that wait together share a gathering; one that arrives after its first request was sent never joins it.
 """
@@ -18,7 +18,7 @@ from typing import Any
 from kvclient.wire import messages as m
 from kvclient.wire.values import NO_BALLOT, NO_VERSION, Ballot, body_content, body_times
 from kvnode.config import Limits
-from kvnode.core.operation import VALUE, Operation, Result
+from kvnode.core.operation import NOT_APPLIED, VALUE, Operation, Result
 from kvnode.core.reading import FastRead, Reading
 from kvnode.core.register import digests_agree
 from kvnode.runtime import Runtime
@@ -31,6 +31,8 @@ from kvnode.service.requests import Statistics
 from kvnode.service.slots import Slot
 from kvnode.service.states import promise_of
 
+_SILENT_HEDGES = 8
+"""Hedges that a node makes necessary, with no answer in between, before it is asked last: a few are normal (p95)."""
 _AVOID_S = 0.5
 """How long a node that made a hedge necessary is asked last."""
 _SAMPLES = 128
@@ -151,6 +153,8 @@ class StrongReads:
         self._open: dict[int, Gathering] = {}
         """Gatherings that are not hedged yet, oldest first."""
         self._hedged: dict[int, Gathering] = {}
+        self._unanswered = [0] * len(names)
+        """Hedges since a node last answered, by its index."""
         self._avoid_until_s: dict[int, float] = {}
         self._is_armed = False
         self._turn = 0
@@ -212,10 +216,14 @@ class StrongReads:
 
     def on_digest(self, gathering: Gathering, index: int, digest: bytes) -> None:
         """Take a digest; two that agree settle a read of two replies without being parsed."""
+        self._unanswered[index] = 0
         read = gathering.read
         if read is None:
             if gathering.needed == 2 and digest and digests_agree(gathering.home, digest):
-                self._settle(gathering, Ballot(digest[1:29]))
+                ballot = Ballot(digest[1:29])
+                if digest[0] != gathering.home[0]:  # the other has only accepted it
+                    self._commits.remind(gathering.slot.key, ballot, gathering.slot.placement)
+                self._settle(gathering, ballot)
                 return
             read = gathering.read = gathering.fast_read()
             read.on_digest(self._home, gathering.home)
@@ -231,6 +239,8 @@ class StrongReads:
         if reading is Reading.SETTLED:
             for laggard in read.laggards:
                 self._repair(gathering, laggard, read.ballot)
+            if read.is_unmarked:
+                self._commits.remind(gathering.slot.key, read.ballot, gathering.slot.placement)
             self._settle(gathering, read.ballot)
         elif reading is Reading.ROUND:
             self._to_round(gathering)
@@ -356,12 +366,17 @@ class StrongReads:
             self._ask_again(gathering)
 
     def expire(self, now_ms: int) -> None:
-        """Answer the gatherings whose operations are all past their deadline; a read has no effect, so it simply
-        failed."""
+        """Answer each read that is past its deadline; it has no effect, so it simply failed.  A gathering ends with the
+        last of its reads."""
         for gathering in [*self._open.values(), *self._hedged.values()]:
-            if all(operation.deadline_ms < now_ms for operation in gathering.operations):
+            late = [operation for operation in gathering.operations if operation.deadline_ms < now_ms]
+            if len(late) == len(gathering.operations):
                 self._close(gathering)
-                self.consensus.on_read_failed(gathering.slot, gathering.operations, "deadline-exceeded")
+                self.consensus.on_read_failed(gathering.slot, late, "deadline-exceeded")
+            elif late:
+                gathering.operations = [each for each in gathering.operations if each.deadline_ms >= now_ms]
+                for operation in late:
+                    operation.answer(Result(NOT_APPLIED, code="deadline-exceeded"))
 
     def _sweep_hedges(self) -> None:
         """Ask all others for the gatherings that are older than the hedge delay; oldest first, so the sweep is
@@ -383,7 +398,9 @@ class StrongReads:
         self._hedged[gathering.number] = self._open.pop(gathering.number)
         for index in gathering.slot.placement.others:
             if gathering.asked >> index & 1:
-                self._avoid_until_s[index] = now_s + _AVOID_S
+                self._unanswered[index] += 1
+                if self._unanswered[index] >= _SILENT_HEDGES:
+                    self._avoid_until_s[index] = now_s + _AVOID_S
         self._ask(gathering, len(gathering.slot.placement.others))
 
 

@@ -52,12 +52,12 @@ def test_reads_that_arrive_later_share_the_next_gathering() -> None:
     assert len(asked) == 2
 
 
-def test_a_silent_replica_costs_one_hedge_and_is_then_asked_last() -> None:
+def test_a_silent_replica_costs_a_few_hedges_and_is_then_asked_last() -> None:
     world, a, b, c = trio()
     put(world, b"v", a)
     settle(world)
     with world.silenced(c):
-        for _ in range(2):  # one of two reads asks c first
+        for _ in range(16):  # one of two reads asks c first
             call = world.get("k", a)
             world.run(0.25)
             assert call.value == b"v"
@@ -138,6 +138,55 @@ def test_a_read_that_proves_a_proposal_chosen_marks_it_here() -> None:
     assert world.register(b, "k").image.accepted_ballot
     assert world.read("k", b) == b"new"
     assert world.register(b, "k").image.committed.content == b"\0new"
+
+
+@pytest.mark.parametrize("r", [1, 3])
+def test_a_replica_that_missed_the_mark_gets_it_from_a_read(r: int) -> None:
+    """R20: it answers eventual reads, and would show the older value for ever."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    lost = catch(world, m.MARKS, m.COMMIT, target=c)
+    put(world, b"new", a)
+    settle(world)
+    lost.stop()
+    assert lost.messages
+    assert world.get("k", c, strong=False).value == b"old"
+    for _ in range(2):  # one of two reads asks c
+        assert world.read("k", b, r=r) == b"new"
+        settle(world)
+    assert world.get("k", c, strong=False).value == b"new"
+
+
+def test_reads_of_an_owed_mark_send_it_once() -> None:
+    """R16, R20: the mark waits for the others of its time, however often the key is read."""
+    world, a, _, _ = trio()
+    put(world, b"old", a)
+    settle(world)
+    with catch_sent(world, m.MARKS) as sent:
+        put(world, b"new", a)
+        for _ in range(50):
+            assert world.read("k", a) == b"new"
+        settle(world)
+    assert len(sent) == 2
+
+
+def test_each_read_of_a_gathering_is_answered_at_its_own_deadline() -> None:
+    world, a, b, c = trio()
+    put(world, b"v", a)
+    settle(world)
+    with world.silenced(b, c):
+        first = world.get("k", a, timeout_ms=3000)
+        calls = [world.get("k", a, timeout_ms=timeout_ms) for timeout_ms in (300, 2000)]
+        world.run(0.4)
+        if calls[0].answer is None:  # they wait behind the first one's gathering
+            world.run(0.1)
+        assert [call.answer is None for call in (first, *calls)] == [False, False, False][:0] + [True, False, True]
+        assert (calls[0].code, calls[0].outcome) == ("deadline-exceeded", "not applied")
+    assert first.answer is None or first.kind == m.ITEM
+    world.run(1.0)
+    assert first.value == b"v"
+    assert calls[1].value == b"v"
 
 
 def test_an_expired_value_is_settled_by_a_round() -> None:
