@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from kvclient.wire.frames import client_frame_bytes_max
 from kvclient.wire.messages import (
+    CLIENT_ANSWERS,
     CLIENT_REQUESTS,
     HELLO_FIELDS,
     NODE_FIELDS,
@@ -33,7 +34,10 @@ from kvnode.net.sweep import Sweep
 from kvnode.runtime import Runtime
 
 CLIENT_SHAPES: Final = {kind: SHAPES[kind] for kind in sorted(CLIENT_REQUESTS)}
-NODE_SHAPES: Final = {kind: shape for kind, shape in SHAPES.items() if kind > PONG}
+NODE_SHAPES: Final = {
+    kind: shape for kind, shape in SHAPES.items() if kind > PONG and kind not in CLIENT_REQUESTS | CLIENT_ANSWERS
+}
+"""Between nodes a client's requests and their answers travel inside FORWARD and FORWARDED only."""
 _STRANGERS_MAX: Final = 128
 _LOG_PERIOD_S: Final = 1.0
 _UINT64_MAX: Final = (1 << 64) - 1

@@ -77,7 +77,7 @@ ACCEPT: Final = _kind(32, int, int, bytes, bytes, bytes, bytes, bytes, bytes, by
 # id, epoch, key, ballot, body, window, base version (empty after a prepare), next, ballot to commit first (or empty)
 ACCEPTED: Final = _kind(33, int, bytes)  # id, overlay entry later than the record (or empty)
 NACK: Final = _kind(34, int, bytes)  # id, the promise that stands in the way (R9)
-UNSEEN: Final = _kind(35, int, bytes)  # id, the overlay entry that the accept would have passed over (R10)
+UNSEEN: Final = _kind(35, int, bytes)  # id, empty: the accept would have passed over an overlay entry (R10)
 COMMIT: Final = _kind(
     36, int, bytes, bytes, bytes, bytes
 )  # epoch, key, ballot, body (or empty), window: no answer if done
