@@ -67,9 +67,7 @@ class Registers:
         base = self.promise_base.get(key[:2], NO_BALLOT)
         register = CachedRegister(image, max(base, self._restart_promise))
         self._cache[key] = register
-        accepted, committed = image.accepted, image.committed
-        held = (accepted.body, accepted.window, committed.body, committed.window, image.overlay)
-        register.size_bytes = _ROW_OVERHEAD_BYTES + sum(map(len, held))
+        register.size_bytes = _size_bytes(image)
         self._total_bytes += register.size_bytes
         self._evict(key)
         return register
@@ -87,11 +85,11 @@ class Registers:
                 self._write(key, register)
         return register, verdict
 
-    def on_put(self, register: CachedRegister, value_bytes: int) -> None:
-        """Note that a row with everything that the register has is on its way; `value_bytes` is what it has gained."""
+    def on_put(self, register: CachedRegister) -> None:
+        """Note that a row with everything that the register has is on its way."""
         register.pins += 1
         register.is_dirty = False
-        size_bytes = _ROW_OVERHEAD_BYTES + 2 * value_bytes  # accepted and committed: as a rule about equally large
+        size_bytes = _size_bytes(register.image)
         self._total_bytes += size_bytes - register.size_bytes
         register.size_bytes = size_bytes
 
@@ -103,7 +101,7 @@ class Registers:
 
     def _write(self, key: bytes, register: CachedRegister) -> None:
         image = register.image
-        self.on_put(register, len(image.committed.body) + len(image.committed.window))
+        self.on_put(register)
         self._engine.put(key, image, sync=False, then=lambda: register.on_durable(image))
 
     def _evict(self, loaded: bytes) -> None:
@@ -128,3 +126,10 @@ class Registers:
         if register.promised > register.image.promised:
             partition = key[:2]
             self.promise_base[partition] = max(register.promised, self.promise_base.get(partition, NO_BALLOT))
+
+
+def _size_bytes(image: Image) -> int:
+    """Return the size of a row in memory."""
+    _, _, (body, window), _, (committed_body, committed_window), overlay, _ = image
+    held_bytes = len(body) + len(window) + len(committed_body) + len(committed_window) + len(overlay)
+    return _ROW_OVERHEAD_BYTES + held_bytes

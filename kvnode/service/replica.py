@@ -107,7 +107,7 @@ class Replica:
         elif register.pins or not self._ceilings.covers(ballot):
             self._ceilings.renew()  # in the same group, so that the next promises need none
             register.image = image = register.image._replace(promised=ballot)
-            self._put(key, register, 0, link, promise_message(number, image, register.floor, before))
+            self._put(key, register, link, promise_message(number, image, register.floor, before))
         else:
             link.send(promise_message(number, register.image, register.floor, before))
 
@@ -133,22 +133,25 @@ class Replica:
             overlay = image.overlay
             if overlay and entry_version(overlay) <= body:  # a body begins with its version
                 overlay = NO_ENTRY
-            self._put(key, register, len(body) + len(window), link, (m.ACCEPTED, number, overlay))
+            self._put(key, register, link, (m.ACCEPTED, number, overlay))
         elif verdict is _NACK:
             link.send((m.NACK, number, register.promise))
         elif verdict is Verdict.SKEW:
             text = "the promise asked for is further ahead of this node's clock than max_offset"
             link.send((m.REFUSED, number, "clock-skew", text))
         elif verdict is _UNSEEN:
-            link.send((m.UNSEEN, number, image.overlay))
+            link.send((m.UNSEEN, number, NO_ENTRY))  # the entry may not be durable yet, and the next prepare shows it
         else:
             self._answer_repeat(key, register, link, (m.ACCEPTED, number, NO_ENTRY))
 
     def on_commit(self, link: Link, message: list[Any]) -> None:
-        """R12: mark a chosen ballot; needs no sync and no answer, unless it could not be done."""
+        """R12: mark a chosen ballot; needs no sync and no answer, unless it could not be done.
+
+        A repair is dropped while the disk cannot take more: nobody waits for it, and another read sends it again.
+        """
         _, epoch, key, ballot, body, window = message
         _check(key, ballot)
-        if epoch != self._epoch:
+        if epoch != self._epoch or (body and self._is_clogged):
             return
         record = Record(body, window) if len(body) >= BODY_HEADER_BYTES else NO_RECORD
         self._commit(link, key, ballot, record)
@@ -206,7 +209,7 @@ class Replica:
         register = self._registers.get(key)
         verdict = register.store(Entry(entry))
         if verdict is _DONE:
-            self._put(key, register, len(entry), link, (m.WRITTEN, number, 0))
+            self._put(key, register, link, (m.WRITTEN, number, 0))
             return
         is_superseded = verdict is not _REPEAT
         self.superseded += is_superseded
@@ -230,17 +233,17 @@ class Replica:
             reason = ("overloaded", f"{BACKLOG_BYTES_MAX} bytes wait for the disk already")
         link.send((m.REFUSED, number, *reason))
 
-    def _put(self, key: bytes, register: CachedRegister, value_bytes: int, link: Link, reply: Message) -> None:
+    def _put(self, key: bytes, register: CachedRegister, link: Link, reply: Message) -> None:
         """Write the register's row; `reply` leaves when it is durable."""
         image = register.image
-        self._registers.on_put(register, value_bytes)
+        self._registers.on_put(register)
         is_synced = not self._unsynced_stores or key[2 : key.index(0, 2)] not in self._unsynced_stores
         self._engine.put(key, image, sync=is_synced, then=_Answer(register, image, link, reply))
 
     def _answer_repeat(self, key: bytes, register: CachedRegister, link: Link, reply: Message) -> None:
         """Answer what was done before: at once if it is durable, else with the group that follows it."""
         if register.pins:
-            self._put(key, register, 0, link, reply)
+            self._put(key, register, link, reply)
         elif reply[1]:
             link.send(reply)
 

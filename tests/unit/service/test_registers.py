@@ -48,6 +48,22 @@ def test_a_tiny_cache_stays_within_its_bytes() -> None:
         assert host.node.registers._total_bytes < 60_000
 
 
+def test_rows_of_which_only_the_promise_changes_count_with_all_their_bytes() -> None:
+    """A failing compare-and-set writes no value; the row that it leaves in memory is as large as before."""
+    world = small(65536, register_bytes_max=200_000)
+    for key in KEYS:
+        put(world, bytes(20_000), 1, key)
+        world.run(1.0)  # past the ceilings, so that the promise is a row of its own
+        assert world.put(key, b"", 0, etag="garbage").answer is None
+        world.run()
+    for host in world.hosts:
+        registers = host.node.registers
+        images = [register.image for register in registers._cache.values()]
+        held_bytes = sum(len(image.accepted.body) + len(image.committed.body) for image in images)
+        assert held_bytes <= registers._total_bytes
+        assert held_bytes < 400_000
+
+
 def test_an_evicted_promise_still_refuses() -> None:
     """R11: what no row carries is folded into the promise of its partition."""
     world = small(1)
