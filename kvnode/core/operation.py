@@ -82,6 +82,12 @@ class Operation:
         self.copies = 0
         """Replies or acknowledgements asked for beyond the quorum's (R27); 0: the quorum's."""
 
+    def answer(self, result: Result) -> None:
+        """Tell whoever waits for the operation, once."""
+        tell, self.context = self.context, None
+        if tell is not None:
+            tell(result)
+
     @property
     def is_first_try(self) -> bool:
         """True while no attempt of this operation, here or elsewhere, can have been in an accept."""

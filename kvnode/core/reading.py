@@ -131,6 +131,11 @@ class FastRead:
         return len(self._replies) >= self.needed
 
     @property
+    def is_unmarked(self) -> bool:
+        """True if a replica holds the settled record only as accepted: the mark may be lost, send it again (R20)."""
+        return any(digest.accepted_ballot == self.ballot for digest in self._digests.values()) and bool(self.ballot)
+
+    @property
     def laggards(self) -> list[int]:
         """Replicas that answered and do not hold the settled record: repair them with a commit (R20)."""
         return [replica for replica, digest in self._digests.items() if digest.greatest < self.ballot]

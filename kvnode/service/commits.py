@@ -45,6 +45,12 @@ class Commits:
         elif len(self._pending) > PENDING_MAX:
             self._send(_BATCH)
 
+    def remind(self, key: bytes, ballot: Ballot, placement: Placement) -> None:
+        """Owe the mark of a ballot that a read has proved to be chosen, and that some owner only accepted (R20)."""
+        owed = self._pending.get(key)
+        if owed is None or owed[0] < ballot:
+            self.add(key, ballot, placement)
+
     def take(self, key: bytes) -> Ballot:
         """Return the mark owed for `key`, to ride on its next accept, or an empty ballot."""
         owed = self._pending.pop(key, None)

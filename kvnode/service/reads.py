@@ -25,6 +25,7 @@ from kvnode.runtime import Runtime
 from kvnode.service.commits import Commits
 from kvnode.service.consensus import Consensus
 from kvnode.service.exchange import Exchanges
+from kvnode.service.hedge import Hedge
 from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
 from kvnode.service.requests import Statistics
@@ -35,26 +36,7 @@ _SILENT_HEDGES = 8
 """Hedges that a node makes necessary, with no answer in between, before it is asked last: a few are normal (p95)."""
 _AVOID_S = 0.5
 """How long a node that made a hedge necessary is asked last."""
-_SAMPLES = 128
 _SWEEP_MAX = 256
-
-
-class Hedge:
-    """The delay after which more replicas are asked: the p95 of recent gatherings, within its bounds."""
-
-    def __init__(self, shortest_s: float, longest_s: float) -> None:
-        self.delay_s = longest_s
-        self._shortest_s = shortest_s
-        self._longest_s = longest_s
-        self._samples: list[float] = []
-
-    def observe(self, latency_s: float) -> None:
-        """Take the latency of one gathering that was not hedged."""
-        self._samples.append(latency_s)
-        if len(self._samples) == _SAMPLES:
-            self._samples.sort()
-            self.delay_s = min(self._longest_s, max(self._shortest_s, self._samples[_SAMPLES * 95 // 100]))
-            self._samples.clear()
 
 
 class Gathering:
