@@ -84,7 +84,8 @@ class Call:
         """What a get or a conflict shows, without its tag; None if the key is absent."""
         assert self.answer is not None
         assert self.answer[0] in (m.ITEM, m.CONFLICT), self.answer
-        return body_content(self.answer[2])[1:] if self.answer[2] else None
+        content = body_content(self.answer[2])
+        return content[1:] if content else None
 
     @property
     def etag(self) -> str:

@@ -52,7 +52,7 @@ from kvclient.wire.messages import (
     RESULT,
     TRANSACT,
 )
-from kvclient.wire.values import KEY_BYTES_MAX, Version, version_stamp_ms
+from kvclient.wire.values import KEY_BYTES_MAX, Version, body_version, version_stamp_ms
 
 
 class Store:
@@ -125,10 +125,10 @@ class Store:
         answer = UNSENT if link is None else await link.ask(message, deadline_s)
         if answer[0] != ITEM:
             answer = await retries.read(self._cluster, name, message, ITEM, deadline_s, link, answer)
-        item = item_of_body(key, answer[2], answer[3] if explain else None)
-        if item is not None:
-            self._seen.note(name, item.version)
-        return item
+        body: bytes = answer[2]
+        if body:  # also a tombstone's: an eventual write of this client must not lose to a delete that it has seen
+            self._seen.note(name, body_version(body))
+        return item_of_body(key, body, answer[3] if explain else None)
 
     async def get_many(
         self,

@@ -105,8 +105,8 @@ UNKNOWN = "unknown"
 class Result(NamedTuple):
     """What a round says to one operation; it may be told only when the round's evidence is in.
 
-    VALUE and CONFLICT carry the current `body` (empty: absent), APPLIED the new `version` (empty: nothing to change),
-    NOT_APPLIED an error `code`; `is_settled` then says that no other attempt of the operation took effect either.
+    VALUE and CONFLICT carry the current `body` (without content: absent), APPLIED the new `version` (empty: nothing to
+    change), NOT_APPLIED an error `code`; `is_settled` then says that no other attempt of the operation took effect.
     """
 
     kind: str

@@ -17,11 +17,11 @@ from typing import Any
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvclient.wire.values import (
+    BODY_HEADER_BYTES,
     NO_SBALLOT,
     NO_VERSION,
     VERSION_BYTES,
     Version,
-    body_content,
     body_pack,
     body_times,
     body_version,
@@ -361,8 +361,8 @@ class Eventual:
             link.send((m.ENTRY, 0, self._epoch, key, state.overlay))
 
     def _answer_body(self, request: Request, body: bytes, answered: tuple[int, ...], repaired: tuple[int, ...]) -> None:
-        if body and (not body_content(body) or 0 < body_times(body)[0] <= self._runtime.clock.wall_ms()):
-            body = b""
+        if body and 0 < body_times(body)[0] <= self._runtime.clock.wall_ms():
+            body = body[:BODY_HEADER_BYTES]  # absent; its version still is the reader's token
         explanation = {}
         if request.is_explained:
             names = self._names

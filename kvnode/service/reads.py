@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from kvclient.wire import messages as m
-from kvclient.wire.values import NO_BALLOT, NO_VERSION, Ballot, body_content, body_times
+from kvclient.wire.values import NO_BALLOT, NO_VERSION, Ballot, body_times
 from kvnode.config import Limits
 from kvnode.core.operation import NOT_APPLIED, VALUE, Operation, Result
 from kvnode.core.reading import FastRead, Reading
@@ -253,15 +253,12 @@ class StrongReads:
         self._close(gathering)
         if not gathering.is_hedged and not gathering.number & 7:
             self.hedge.observe(self._runtime.clock.monotonic_s() - gathering.started_s)
-        shown = body if body_content(body) else b""
         operations = gathering.operations
         explanation = None
         for operation in operations:
             if operation.is_explained:
                 explanation = self._explain(gathering)
-        self.consensus.on_read_done(
-            gathering.slot, operations, Result(VALUE, NO_VERSION, shown, "", False, explanation)
-        )
+        self.consensus.on_read_done(gathering.slot, operations, Result(VALUE, NO_VERSION, body, "", False, explanation))
 
     def _explain(self, gathering: Gathering) -> dict[str, Any]:
         read = gathering.read

@@ -60,9 +60,9 @@ PUT, DELETE, TRANSACT = 0, 1, 2
 CHECK_NONE, CHECK_ETAG, CHECK_ABSENT = 0, 1, 2
 
 # -- answers to them
-ITEM: Final = _kind(20, int, bytes, dict)  # id, body (empty: absent), explanation (empty unless asked for)
+ITEM: Final = _kind(20, int, bytes, dict)  # id, body (without content: absent), explanation (empty unless asked for)
 APPLIED: Final = _kind(21, int, bytes, int)  # id, version (empty: nothing changed), superseded 0/1
-CONFLICT: Final = _kind(22, int, bytes)  # id, current body (empty: absent)
+CONFLICT: Final = _kind(22, int, bytes)  # id, current body (without content: absent)
 FAILED: Final = _kind(23, int, str, str, int, str)
 # id, code (errors.py), outcome, settled 0/1 (the outcome holds for every attempt of this operation), text
 RESULT: Final = _kind(24, int, dict)  # id, facts

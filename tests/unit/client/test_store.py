@@ -12,7 +12,7 @@ import pytest
 
 import kvclient
 from kvclient.wire import messages as m
-from kvclient.wire.values import TTL_MS_MAX
+from kvclient.wire.values import TTL_MS_MAX, Version, body_pack
 
 
 async def test_what_was_put_is_got(cluster: Any, kv: kvclient.Kv) -> None:
@@ -325,3 +325,17 @@ async def test_status_tells_of_every_node(cluster: Any, kv: kvclient.Kv) -> None
     status = await kv.status()
     assert [facts["state"] for facts in status.values()] == ["serving", "serving", "unreachable"]
     assert list(status) == ["n1", "n2", "n3"]
+
+
+async def test_the_version_of_a_deleted_key_is_a_token_too(cluster: Any, kv: kvclient.Kv) -> None:
+    """An eventual write must not lose to a delete that its client has seen (protocol section 3)."""
+    deleted, deleted_again = (Version(bytes([first]) + bytes(43)) for first in (100, 200))
+    cluster.rows[b"default\0k"] = body_pack(deleted, 0, 1, b"")
+    assert await kv.get("k") is None
+    await kv.put("k", 1)
+    cluster.rows[b"default\0k"] = body_pack(deleted_again, 0, 1, b"")
+    with pytest.raises(kvclient.EtagMismatch) as lost:
+        await kv.put("k", 2, etag="other")
+    assert lost.value.current is None
+    await kv.put("k", 3)
+    assert [request[7] for request in cluster.requests(m.WRITE)] == [deleted, deleted_again]

@@ -361,3 +361,38 @@ def test_what_waits_for_a_decision_fails_at_its_deadline() -> None:
     world.run(0.06)
     assert (call.code, call.outcome) == ("deadline-exceeded", "not applied")
     assert not sent.messages
+
+
+@pytest.mark.parametrize("strong", [True, False])
+def test_a_write_of_who_saw_the_key_deleted_is_not_superseded_by_that_delete(strong: bool) -> None:
+    """R7, section 3: "absent" has a version, too; a client that saw it must not lose to it on a replica that lags."""
+    world, a, b, c = trio()
+    put(world, b"old", b)
+    settle(world)
+    with apart(world, a):
+        world.delete("k", b)
+        settle(world)
+        absent = world.get("k", c, strong=strong)
+        world.run()
+    assert absent.value is None
+    assert absent.answer is not None
+    call = world.write("k", b"mine", a, token=absent.answer[2][:44])
+    world.run(0.1)
+    assert call.answer is not None
+    assert call.kind == m.APPLIED
+    assert not call.answer[3], "superseded"
+    assert world.read("k", b) == b"mine"
+
+
+def test_an_expired_value_is_shown_without_its_content() -> None:
+    """R63: what is absent for a reader still is a version that it has seen."""
+    world, a, _, _ = trio()
+    call = world.write("k", b"secret", a, ttl_ms=100)
+    world.run(1.0)
+    seen = world.get("k", a, strong=False)
+    world.run()
+    assert seen.value is None
+    assert seen.answer is not None
+    assert call.answer is not None
+    assert seen.answer[2][:44] == call.answer[2]
+    assert b"secret" not in seen.answer[2]
