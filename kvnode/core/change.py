@@ -74,8 +74,8 @@ class _Key:
 
     @property
     def shown(self) -> bytes:
-        """The body as an answer shows it: empty where the key is absent."""
-        return self.body if self.content else b""
+        """The body as an answer shows it: of a tombstone too, whose version is a token (4a); empty if there is none."""
+        return self.body
 
 
 def apply(ballot: Ballot, base: Record, entry: Entry, operations: list[Operation], now_ms: int) -> Change:

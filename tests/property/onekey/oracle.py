@@ -227,5 +227,5 @@ def _check_shown(line: Lineage, operation: Operation, result: Result, is_repeat:
         raise Violation("a result shows another version than its lineage")
     if result.kind == op.CONFLICT and not is_repeat:
         step = operation.steps[0]
-        if step.check == CHECK_ABSENT and not result.body:
+        if step.check == CHECK_ABSENT and not body_content(result.body):
             raise Violation("a create was refused where there is nothing")

@@ -237,7 +237,7 @@ def test_an_unproven_base_is_accepted_with_its_own_version() -> None:
 
 
 def test_absence_is_proved_by_q1_empty_promises() -> None:
-    """R17: what was chosen below has a member among them; a tombstone instead would supersede eventual writes unseen."""
+    """R17: what was chosen below has a member among them; a tombstone would supersede eventual writes unseen."""
     made = round_of(operation(), operation(delete()), quorums=N4)
     assert promised(made, NOTHING, NOTHING) is ANSWERED
     assert [result.kind for result in made.results] == [VALUE, APPLIED]
