@@ -96,7 +96,7 @@ class Membership:
         if known.node_id != other.node_id:
             return "identity", (
                 f"the name {other.name!r} belongs to node id {known.node_id:016x}, not {other.node_id:016x}: a data"
-                " directory was emptied or exchanged; restore it, or give the node a new name"
+                " directory was emptied or exchanged; restore it (docs/protocol.md R44)"
             )
         if other.incarnation == known.incarnation and other.process == known.process:
             return None
