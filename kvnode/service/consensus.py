@@ -8,8 +8,8 @@ A *slot* is a key with something to do.  It runs one thing at a time, a round or
 waited when it began; so a coordinator never competes with itself, and a hot key gets larger batches instead of a longer
 queue.
 
-Bounds: `key_queue_max` operations wait per slot, beyond that Overloaded; the number of slots is bounded by the requests
-in flight; see `promises` for the cached ones.
+Bounds: `key_queue_max` operations wait per slot, beyond that Overloaded; there are at most
+`requests_in_flight_max` slots; see `promises` for the cached ones.
 """
 
 from __future__ import annotations
@@ -84,6 +84,9 @@ class Consensus:
         """
         slot = self._slots.get(key)
         if slot is None:
+            if len(self._slots) >= self._limits.requests_in_flight_max:  # a stuck disk keeps slots past their deadlines
+                _answer(operation, Result(NOT_APPLIED, code="overloaded"))
+                return
             slot = self._slots[key] = Slot(self, key, placement)
             self.ready.append(slot)
         elif len(slot.waiting) >= self._limits.key_queue_max:

@@ -371,3 +371,21 @@ def test_a_refused_retry_does_not_hide_an_eventual_write_that_it_had_not_seen() 
     settle(world, 1.0)
     assert world.read("k", b) == b"eventual" or world.read("k", c) == b"eventual"
     assert seen_by(world, c) == b"eventual"
+
+
+def test_a_stuck_disk_does_not_let_slots_pile_up() -> None:
+    """Operations of ever new keys wait for a ceiling that never comes; they end at their deadlines, and no more is kept."""
+    world = World(3, limits=Limits(requests_in_flight_max=16))
+    a = world.owners("k")[0]
+    world.hold_disk(a)
+    world.run(10.0)  # the ceiling has lapsed
+    for turn in range(10):
+        for number in range(8):
+            world.put(f"key {turn}/{number}", b"v", a, timeout_ms=100)
+        world.run(1.0)
+    assert len(world.hosts[a].node.consensus._slots) <= 16
+    late = world.put("one more", b"v", a)
+    assert late.code == "overloaded"
+    world.release_disk(a)
+    world.run(5.0)
+    assert not world.hosts[a].node.consensus._slots
