@@ -374,7 +374,7 @@ def test_a_refused_retry_does_not_hide_an_eventual_write_that_it_had_not_seen() 
 
 
 def test_a_stuck_disk_does_not_let_slots_pile_up() -> None:
-    """Operations of ever new keys wait for a ceiling that never comes; they end at their deadlines, and no more is kept."""
+    """Operations of ever new keys wait for a ceiling that never comes; they end in time, and no more is kept."""
     world = World(3, limits=Limits(requests_in_flight_max=16))
     a = world.owners("k")[0]
     world.hold_disk(a)
