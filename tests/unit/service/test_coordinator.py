@@ -354,3 +354,18 @@ def test_a_refused_write_with_a_stamp_settles_nothing() -> None:
     world.run()
     assert call.answer is not None
     assert call.answer[2:5] == ["invalid-request", "not applied", 0]
+
+
+def test_large_values_in_flight_are_bounded_by_their_bytes() -> None:
+    """Each goes to every owner, so together they must fit into the outboxes; small ones pass all the same."""
+    world = World(3, limits=Limits(outbox_bytes_max=1 << 20))
+    a = world.owners("k")[0]
+    calls = [world.put(f"k{number}", b"v" * 100_000, a) for number in range(8)]
+    assert {call.code for call in calls if call.answer} == {"overloaded"}
+    world.run()
+    outcomes = [call.kind for call in calls]
+    assert 0 < outcomes.count(m.APPLIED) < 8
+    again = world.put("k0", b"v" * 100_000, a)
+    world.run()
+    assert again.kind == m.APPLIED
+    assert world.hosts[a].node.statistics.value_bytes_in_flight == 0
