@@ -85,12 +85,12 @@ class Consensus:
         slot = self._slots.get(key)
         if slot is None:
             if len(self._slots) >= self._limits.requests_in_flight_max:  # a stuck disk keeps slots past their deadlines
-                _answer(operation, Result(NOT_APPLIED, code="overloaded"))
+                operation.answer(Result(NOT_APPLIED, code="overloaded"))
                 return
             slot = self._slots[key] = Slot(self, key, placement)
             self.ready.append(slot)
         elif len(slot.waiting) >= self._limits.key_queue_max:
-            _answer(operation, Result(NOT_APPLIED, code="overloaded"))
+            operation.answer(Result(NOT_APPLIED, code="overloaded"))
             return
         slot.waiting.append(operation)
 
@@ -149,7 +149,7 @@ class Consensus:
         if operation.is_in_doubt and not operation.is_read:
             _leave(operation)
         else:
-            _answer(operation, Result(NOT_APPLIED, code="deadline-exceeded"))
+            operation.answer(Result(NOT_APPLIED, code="deadline-exceeded"))
         return True
 
     # -- rounds
@@ -243,7 +243,7 @@ class Consensus:
             if operation.is_explained:
                 answered = [name for index, name in enumerate(self._names) if round_.tally.yes >> index & 1]
                 result = result._replace(explanation={"path": "round", "answered": answered, "repaired": []})
-            _answer(operation, result)
+            operation.answer(result)
         slot.attempts, slot.seen, slot.complaint, slot.refusers = 0, NO_BALLOT, "", 0
         self._next(slot)
 
@@ -295,7 +295,7 @@ class Consensus:
             if operation.is_in_doubt and not operation.is_read:
                 _leave(operation)
             else:
-                _answer(operation, Result(NOT_APPLIED, code=code))
+                operation.answer(Result(NOT_APPLIED, code=code))
         slot.attempts, slot.seen, slot.complaint, slot.refusers = 0, NO_BALLOT, "", 0
         slot.round = None
         if slot.waiting:  # in a turn of its own: what waits may have to be given up just as fast
@@ -308,7 +308,7 @@ class Consensus:
     def on_read_done(self, slot: Slot, operations: list[Operation], result: Result) -> None:
         """Answer the reads that shared a gathering, and go on with the key."""
         for operation in operations:
-            _answer(operation, result)
+            operation.answer(result)
         self._next(slot)
 
     def on_read_failed(self, slot: Slot, operations: list[Operation], code: str) -> None:
@@ -365,17 +365,9 @@ def _batch_size(waiting: list[Operation]) -> int:
     return len(waiting)
 
 
-def _answer(operation: Operation, result: Result) -> None:
-    """Tell whoever waits for the operation, once."""
-    tell = operation.context
-    if tell is not None:
-        operation.context = None
-        tell(result)
-
-
 def _leave(operation: Operation) -> None:
     """Answer that the outcome is unknown."""
-    _answer(operation, _IN_DOUBT)
+    operation.answer(_IN_DOUBT)
 
 
 def _expire(operation: Operation) -> None:
@@ -385,4 +377,4 @@ def _expire(operation: Operation) -> None:
         _leave(operation)
     else:
         operation.deadline_ms = 0  # the change function must not run it any more
-        _answer(operation, Result(NOT_APPLIED, code="deadline-exceeded"))
+        operation.answer(Result(NOT_APPLIED, code="deadline-exceeded"))
