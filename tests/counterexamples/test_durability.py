@@ -7,17 +7,10 @@ Every scenario runs twice: as the product is, and with its rule switched off, wh
 from __future__ import annotations
 
 import pytest
+from mutants import durability
 from schedule import Case, catch, claim, put, run_mutated, settle, trio
 
 from kvclient.wire import messages as m
-from kvclient.wire.values import Ballot
-from kvnode.core import register
-from kvnode.core.clock import HybridClock
-from kvnode.core.proposer import CachedPromise
-from kvnode.core.version import BallotIssuer
-from kvnode.service.promises import PromiseCache
-from kvnode.service.replica import Replica
-from kvnode.storage.memory import MemoryDisk
 
 # -- R19: promises of an earlier life
 
@@ -37,12 +30,6 @@ def a_restart_forgets_cached_promises() -> None:
     put(world, b"3", a)
     claim(world.read("k", b) == b"3", "the second write is not there")
     world.invariants()
-
-
-def cached_promises_survive(patch: pytest.MonkeyPatch) -> None:
-    kept: dict[bytes, CachedPromise] = {}
-    patch.setattr(PromiseCache, "keep", lambda cache, key, cached: kept.__setitem__(key, cached))
-    patch.setattr(PromiseCache, "take", lambda cache, key: kept.get(key))
 
 
 # -- R5, R3: no ballot twice
@@ -66,14 +53,6 @@ def a_ballot_is_never_issued_twice() -> None:
     to_b.stop()
     world.run(3.0)
     claim(world.read("k", c) == world.read("k", b) == b"2", "the last write is not there")
-
-
-def a_restart_begins_where_it_began(patch: pytest.MonkeyPatch) -> None:
-    init = BallotIssuer.__init__
-    patch.setattr(BallotIssuer, "__init__", lambda issuer, node, incarnation: init(issuer, node, 1))
-    patch.setattr("kvnode.service.ceilings.ballot_greatest_at", lambda stamp: Ballot(b""))
-    init_clock = HybridClock.__init__
-    patch.setattr(HybridClock, "__init__", lambda clock, offset, ceiling=0: init_clock(clock, offset, 0))
 
 
 # -- R9, R11: promises outlive a crash
@@ -111,16 +90,8 @@ def promises_survive_a_crash() -> None:
     two_winners_for_one_etag(0, 0)
 
 
-def promises_count_for_nothing_after_a_restart(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("kvnode.service.ceilings.ballot_greatest_at", lambda stamp: Ballot(b""))
-
-
 def promises_above_the_ceiling_are_synced() -> None:
     two_winners_for_one_etag(480, 400)
-
-
-def no_promise_is_synced(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("kvnode.service.ceilings.Ceilings.covers", lambda ceilings, ballot: True)
 
 
 # -- R45, R6: nothing leaves before it is durable
@@ -141,34 +112,6 @@ def acknowledged_is_synced() -> None:
     for index in (a, b, c):
         world.restart(index)
     claim(world.read("k", b) == (b"new" if was_acknowledged else b"old"), "an acknowledged write was lost")
-
-
-def answers_do_not_wait_for_the_disk(patch: pytest.MonkeyPatch) -> None:
-    honest = Replica._put
-
-    def hasty(replica, *arguments):  # type: ignore[no-untyped-def]
-        *row, link, reply = arguments
-        link.send(reply)
-        honest(replica, *row, _Nobody(), reply)
-
-    patch.setattr(Replica, "_put", hasty)
-
-
-class _Nobody:
-    index = -1
-
-    def send(self, message: object) -> bool:
-        return True
-
-
-def the_disk_syncs_nothing(patch: pytest.MonkeyPatch) -> None:
-    write = MemoryDisk.write
-
-    def lazy(disk, group):  # type: ignore[no-untyped-def]
-        group.sync = False
-        write(disk, group)
-
-    patch.setattr(MemoryDisk, "write", lazy)
 
 
 def all_nodes_lose_power_after_an_acknowledgement() -> None:
@@ -202,20 +145,14 @@ def nothing_is_shown_before_it_is_durable() -> None:
     claim(not (before.answer and before.value == b"new") or after == b"new", "a value was read and then vanished")
 
 
-def reads_show_what_is_not_durable(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(register.Register, "shown", property(lambda self: self.image, lambda self, image: None))
-    digest = property(lambda self: register.digest_of(self.image, self.floor), lambda self, cached: None)
-    patch.setattr(register.Register, "digest", digest)
-
-
 CASES = [
-    Case("R19", a_restart_forgets_cached_promises, cached_promises_survive),
-    Case("R1, R3, R5", a_ballot_is_never_issued_twice, a_restart_begins_where_it_began),
-    Case("R11", promises_survive_a_crash, promises_count_for_nothing_after_a_restart),
-    Case("R9", promises_above_the_ceiling_are_synced, no_promise_is_synced),
-    Case("R45", acknowledged_is_synced, answers_do_not_wait_for_the_disk),
-    Case("R45", all_nodes_lose_power_after_an_acknowledgement, the_disk_syncs_nothing),
-    Case("R6", nothing_is_shown_before_it_is_durable, reads_show_what_is_not_durable),
+    Case("R19", a_restart_forgets_cached_promises, durability.cached_promises_survive),
+    Case("R1, R3, R5", a_ballot_is_never_issued_twice, durability.a_restart_begins_where_it_began),
+    Case("R11", promises_survive_a_crash, durability.promises_count_for_nothing_after_a_restart),
+    Case("R9", promises_above_the_ceiling_are_synced, durability.no_promise_is_synced),
+    Case("R45", acknowledged_is_synced, durability.answers_do_not_wait_for_the_disk),
+    Case("R45", all_nodes_lose_power_after_an_acknowledgement, durability.the_disk_syncs_nothing),
+    Case("R6", nothing_is_shown_before_it_is_durable, durability.reads_show_what_is_not_durable),
 ]
 
 

@@ -6,6 +6,7 @@ Every scenario runs twice: as the product is, and with its rule switched off, wh
 from __future__ import annotations
 
 import pytest
+from mutants import rounds
 from schedule import Case, apart, catch, claim, propose_and_die, put, run_mutated, seen_by, settle, trio
 from world import World
 
@@ -13,12 +14,8 @@ from kvclient.wire import messages as m
 from kvclient.wire.values import NO_VERSION, Ballot
 from kvnode.config import StoreConfig
 from kvnode.core import register
-from kvnode.core.proposer import CachedPromise, Promise, Round
-from kvnode.core.quorum import Quorums
 from kvnode.core.record import EMPTY_IMAGE, NO_RECORD
-from kvnode.core.version import BallotIssuer, ballot_stamp
-from kvnode.service.eventual import Eventual
-from kvnode.service.replica import Replica
+from kvnode.core.version import BallotIssuer
 
 # -- R12: the mark and the drop are one
 
@@ -34,16 +31,6 @@ def a_commit_marks_and_drops_at_once() -> None:
         settle(world)
     world.crash(a)
     claim(world.read("k", b) == b"acked", "an acknowledged write was lost")
-
-
-def the_mark_is_lost(patch: pytest.MonkeyPatch) -> None:
-    committed = register._committed
-
-    def forgetful(image, ballot, record):  # type: ignore[no-untyped-def]
-        done = committed(image, ballot, record)
-        return done._replace(committed_ballot=image.committed_ballot, committed=image.committed)
-
-    patch.setattr(register, "_committed", forgetful)
 
 
 # -- R15: the base
@@ -62,15 +49,6 @@ def accepted_below_committed_is_dead() -> None:
     call = world.put("k", b"late", c, etag="not an etag")
     world.run(2.0)
     claim(call.value == b"acked", "a dead proposal came back over an acknowledged write")
-
-
-def accepted_goes_before_committed(patch: pytest.MonkeyPatch) -> None:
-    def greatest(promise: Promise):  # type: ignore[no-untyped-def]
-        if promise.accepted_ballot:
-            return b"\xff" + promise.accepted_ballot, promise.accepted
-        return promise.committed_ballot, promise.committed
-
-    patch.setattr(Promise, "greatest", property(greatest))
 
 
 def the_base_is_chosen_by_ballot() -> None:
@@ -95,14 +73,6 @@ def the_base_is_chosen_by_ballot() -> None:
     claim(check.kind == m.CONFLICT and check.value == b"old", "what was reported as not applied took effect")
 
 
-def the_base_is_chosen_by_version(patch: pytest.MonkeyPatch) -> None:
-    def greatest(promise: Promise):  # type: ignore[no-untyped-def]
-        best = max(promise.accepted, promise.committed, key=lambda record: record.version)
-        return best.version, best
-
-    patch.setattr(Promise, "greatest", property(greatest))
-
-
 # -- R19: the cached promise
 
 
@@ -120,21 +90,6 @@ def the_cached_ballot_is_exactly_the_promised_one() -> None:
     claim(third.kind == m.CONFLICT, "two writers won with one ETag")
 
 
-def the_cached_ballot_jumps(patch: pytest.MonkeyPatch) -> None:
-    honest, begin = Round.cached_promise, Round.begin_cached
-
-    def jumping(round_: Round) -> CachedPromise:
-        cached = honest(round_)
-        return cached._replace(ballot=Ballot((ballot_stamp(cached.ballot) + (1 << 24)).to_bytes(8, "big") + bytes(20)))
-
-    def begin_above(round_, cached, home, now_ms):  # type: ignore[no-untyped-def]
-        round_.following = Ballot(round_.ballot[:27] + b"\x01")
-        return begin(round_, cached, home, now_ms)
-
-    patch.setattr(Round, "cached_promise", jumping)
-    patch.setattr(Round, "begin_cached", begin_above)
-
-
 # -- R26: an accept quorum meets every prepare quorum
 
 
@@ -148,17 +103,6 @@ def q2_acknowledgements_choose() -> None:
     world.run()
     world.crash(a)
     claim(call.kind != m.APPLIED or world.read("k", b) == b"new", "an acknowledged write was lost")
-
-
-def one_acknowledgement_is_enough(patch: pytest.MonkeyPatch) -> None:
-    propose = Round._propose
-
-    def hasty(round_, outcome):  # type: ignore[no-untyped-def]
-        step = propose(round_, outcome)
-        round_.tally.need = 1
-        return step
-
-    patch.setattr(Round, "_propose", hasty)
 
 
 # -- R13, C9: copies are votes
@@ -175,13 +119,6 @@ def repair_carries_no_undecided_proposal() -> None:
         world.get("k", a, strong=False, r=2)
         settle(world)
         claim(seen_by(world, a) == b"old", f"an undecided proposal was read: {seen_by(world, a)!r}")
-
-
-def repair_copies_what_was_accepted(patch: pytest.MonkeyPatch) -> None:
-    def repair(eventual, index, key, state):  # type: ignore[no-untyped-def]
-        eventual._commits.repair(index, key, *state.greatest)
-
-    patch.setattr(Eventual, "_repair", repair)
 
 
 # -- C11: floors
@@ -202,11 +139,6 @@ def a_purge_keeps_the_promise() -> None:
     claim(verdict is register.Verdict.NACK, "an accept at the floor was taken")
 
 
-def floors_are_ignored(patch: pytest.MonkeyPatch) -> None:
-    init = register.Register.__init__
-    patch.setattr(register.Register, "__init__", lambda self, image, promised, floor=b"": init(self, image, promised))
-
-
 # -- R20: the fast read
 
 
@@ -221,10 +153,6 @@ def a_primary_does_not_answer_alone() -> None:
     call = world.get("k", a)
     world.run(0.3)
     claim(call.value == b"new", "a strong read was stale")
-
-
-def one_reply_answers_a_read(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Quorums, "read", property(lambda quorums: 1))
 
 
 def a_read_proves_what_it_returns() -> None:
@@ -244,10 +172,6 @@ def a_read_proves_what_it_returns() -> None:
     claim(not (call.answer and call.kind == m.ITEM and call.value == b"undecided") or after == b"undecided", "flicker")
 
 
-def the_greatest_seen_is_returned(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("kvnode.core.reading.FastRead._is_chosen", lambda read, ballot: True)
-
-
 def lagging_replicas_prove_nothing() -> None:
     """R20, M10a: two of five replicas missed a write; a read that meets both first must go on asking, hedged or not."""
     for seed in range(4):
@@ -262,10 +186,6 @@ def lagging_replicas_prove_nothing() -> None:
             call = world.get("k", d)
             world.run(0.5)
         claim(call.kind == m.ITEM and call.value == b"new", f"a strong read was stale: {call.answer}")
-
-
-def read_sets_are_too_small(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Quorums, "read", property(lambda quorums: quorums.n - quorums.q2))
 
 
 # -- 4a: commit on an accept
@@ -287,29 +207,18 @@ def a_commit_on_a_refused_accept_stands() -> None:
     claim(seen_by(world, b) == b"chosen", "the commit was lost with the accept that carried it")
 
 
-def the_commit_falls_with_the_accept(patch: pytest.MonkeyPatch) -> None:
-    honest = Replica.on_accept
-
-    def careless(replica, link, message):  # type: ignore[no-untyped-def]
-        if message[4] < replica._registers.get(message[3]).promise:
-            message = [*message[:9], b""]
-        honest(replica, link, message)
-
-    patch.setattr(Replica, "on_accept", careless)
-
-
 CASES = [
-    Case("R12", a_commit_marks_and_drops_at_once, the_mark_is_lost),
-    Case("R15", accepted_below_committed_is_dead, accepted_goes_before_committed),
-    Case("R15, R24", the_base_is_chosen_by_ballot, the_base_is_chosen_by_version),
-    Case("R19", the_cached_ballot_is_exactly_the_promised_one, the_cached_ballot_jumps),
-    Case("R26", q2_acknowledgements_choose, one_acknowledgement_is_enough),
-    Case("R13", repair_carries_no_undecided_proposal, repair_copies_what_was_accepted),
-    Case("R36", a_purge_keeps_the_promise, floors_are_ignored),
-    Case("R20", a_primary_does_not_answer_alone, one_reply_answers_a_read),
-    Case("R20", lagging_replicas_prove_nothing, read_sets_are_too_small),
-    Case("R20", a_read_proves_what_it_returns, the_greatest_seen_is_returned),
-    Case("R12, 4a", a_commit_on_a_refused_accept_stands, the_commit_falls_with_the_accept),
+    Case("R12", a_commit_marks_and_drops_at_once, rounds.the_mark_is_lost),
+    Case("R15", accepted_below_committed_is_dead, rounds.accepted_goes_before_committed),
+    Case("R15, R24", the_base_is_chosen_by_ballot, rounds.the_base_is_chosen_by_version),
+    Case("R19", the_cached_ballot_is_exactly_the_promised_one, rounds.the_cached_ballot_jumps),
+    Case("R26", q2_acknowledgements_choose, rounds.one_acknowledgement_is_enough),
+    Case("R13", repair_carries_no_undecided_proposal, rounds.repair_copies_what_was_accepted),
+    Case("R36", a_purge_keeps_the_promise, rounds.floors_are_ignored),
+    Case("R20", a_primary_does_not_answer_alone, rounds.one_reply_answers_a_read),
+    Case("R20", lagging_replicas_prove_nothing, rounds.read_sets_are_too_small),
+    Case("R20", a_read_proves_what_it_returns, rounds.the_greatest_seen_is_returned),
+    Case("R12, 4a", a_commit_on_a_refused_accept_stands, rounds.the_commit_falls_with_the_accept),
 ]
 
 

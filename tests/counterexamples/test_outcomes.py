@@ -7,14 +7,10 @@ Every scenario runs twice: as the product is, and with its rule switched off, wh
 from __future__ import annotations
 
 import pytest
+from mutants import outcomes
 from schedule import Case, apart, catch, claim, finished, put, run_mutated, settle, trio
 
 from kvclient.wire import messages as m
-from kvnode.core import change
-from kvnode.core.operation import VALUE, Result
-from kvnode.core.proposer import Round
-from kvnode.service.exchange import Exchanges
-from kvnode.service.reads import StrongReads
 
 RIVAL = b"rival..."
 
@@ -51,26 +47,6 @@ def a_lone_accept_is_unknown_at_the_deadline() -> None:
     claim(world.read("k", a) == b"lone", "the scenario is wrong: the proposal is gone")
 
 
-def doubt_is_always_cleared(patch: pytest.MonkeyPatch) -> None:
-    def forgetful(round_, reached):  # type: ignore[no-untyped-def]
-        for operation in round_.operations:
-            operation.is_in_doubt = False
-
-    patch.setattr(Round, "clear_doubt", forgetful)
-
-
-def no_accept_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
-    propose = Round._propose
-
-    def sure(round_, outcome):  # type: ignore[no-untyped-def]
-        step = propose(round_, outcome)
-        for operation in round_.operations:
-            operation.is_in_doubt = False
-        return step
-
-    patch.setattr(Round, "_propose", sure)
-
-
 def refused_by_all_is_not_applied() -> None:
     """R21: every acceptor that it was sent to refused it."""
     world, a, b, c = trio()
@@ -90,10 +66,6 @@ def refused_by_all_is_not_applied() -> None:
     world.run(0.4)
     claim(slow.messages == [] or call.answer is not None, "no answer")
     claim(call.answer is not None and call.outcome == "not applied", str(call.answer))
-
-
-def doubt_is_never_cleared(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Round, "clear_doubt", lambda round_, reached: None)
 
 
 def refused_by_all_is_not_applied_at_the_deadline() -> None:
@@ -130,16 +102,6 @@ def a_deadline_is_kept_on_any_clock() -> None:
     claim(late.kind != m.APPLIED and world.read("k", b) == b"later", "an operation ran twice, long past its deadline")
 
 
-def the_wall_clock_decides(patch: pytest.MonkeyPatch) -> None:
-    init = change._Key.__init__
-
-    def by_clock(key, ballot, base, now_ms):  # type: ignore[no-untyped-def]
-        init(key, ballot, base, now_ms)
-        key.ballot_ms = now_ms
-
-    patch.setattr(change._Key, "__init__", by_clock)
-
-
 # -- 4a: nothing is sent that cannot succeed
 
 
@@ -164,10 +126,6 @@ def too_few_replicas_for_w_are_refused_at_once() -> None:
     claim(world.get("k", b, strong=False).value is None, "something was sent")
 
 
-def links_are_not_counted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Exchanges, "reachable", lambda exchanges, members: 99)
-
-
 # -- R63
 
 
@@ -186,25 +144,15 @@ def what_has_expired_stays_expired() -> None:
     claim(created.kind == m.APPLIED, "an expired key exists for a create")
 
 
-def expiry_is_judged_by_the_reader(patch: pytest.MonkeyPatch) -> None:
-    def finish(reads, gathering, body):  # type: ignore[no-untyped-def]
-        if body and 0 < change.body_times(body)[0] <= reads._runtime.clock.wall_ms():
-            body = b""
-        reads._close(gathering)
-        reads.consensus.on_read_done(gathering.slot, gathering.operations, Result(VALUE, body=body))
-
-    patch.setattr(StrongReads, "_finish", finish)
-
-
 CASES = [
-    Case("R21", a_lone_accept_is_unknown_when_links_go, doubt_is_always_cleared),
-    Case("R21", a_lone_accept_is_unknown_at_the_deadline, no_accept_is_in_doubt),
-    Case("R21", refused_by_all_is_not_applied, doubt_is_never_cleared),
-    Case("R21", refused_by_all_is_not_applied_at_the_deadline, doubt_is_never_cleared),
-    Case("R24", a_deadline_is_kept_on_any_clock, the_wall_clock_decides),
-    Case("4a", too_few_links_are_refused_at_once, links_are_not_counted),
-    Case("4a", too_few_replicas_for_w_are_refused_at_once, links_are_not_counted),
-    Case("R63", what_has_expired_stays_expired, expiry_is_judged_by_the_reader),
+    Case("R21", a_lone_accept_is_unknown_when_links_go, outcomes.doubt_is_always_cleared),
+    Case("R21", a_lone_accept_is_unknown_at_the_deadline, outcomes.no_accept_is_in_doubt),
+    Case("R21", refused_by_all_is_not_applied, outcomes.doubt_is_never_cleared),
+    Case("R21", refused_by_all_is_not_applied_at_the_deadline, outcomes.doubt_is_never_cleared),
+    Case("R24", a_deadline_is_kept_on_any_clock, outcomes.the_wall_clock_decides),
+    Case("4a", too_few_links_are_refused_at_once, outcomes.links_are_not_counted),
+    Case("4a", too_few_replicas_for_w_are_refused_at_once, outcomes.links_are_not_counted),
+    Case("R63", what_has_expired_stays_expired, outcomes.expiry_is_judged_by_the_reader),
 ]
 
 

@@ -7,18 +7,14 @@ Every scenario runs twice: as the product is, and with its rule switched off, wh
 from __future__ import annotations
 
 import pytest
+from mutants import overlay
 from schedule import Case, apart, catch, claim, propose_and_die, put, run_mutated, seen_by, settle, trio
 from world import Call, World
 
 from kvclient.wire import messages as m
 from kvclient.wire.values import BALLOT_BYTES, etag_parse
-from kvnode.core import proposer, reading, register
-from kvnode.core.operation import VALUE, Result
+from kvnode.core import reading, register
 from kvnode.core.record import EMPTY_IMAGE
-from kvnode.core.version import ballot_stamp, version_sballot, version_stamp
-from kvnode.service.ceilings import Ceilings
-from kvnode.service.eventual import Eventual
-from kvnode.service.reads import StrongReads
 
 
 def written(world: World, value: bytes, at: int, **options: object) -> Call:
@@ -29,18 +25,6 @@ def written(world: World, value: bytes, at: int, **options: object) -> Call:
         world.run(1.0)
     assert call.kind == m.APPLIED, call.answer
     return call
-
-
-def ordered_by_stamp_alone(patch: pytest.MonkeyPatch) -> None:
-    def stamp(version):  # type: ignore[no-untyped-def]
-        return version_stamp(version) or ballot_stamp(version_sballot(version))
-
-    def later(entry, base, *rest):  # type: ignore[no-untyped-def]
-        return not base or stamp(entry[1:45]) > stamp(base)
-
-    for room in (proposer, register):
-        name = "entry_counts" if room is proposer else "entry_visible"
-        patch.setattr(room, name, later)
 
 
 def an_older_eventual_write_never_beats_a_strong_one() -> None:
@@ -90,11 +74,6 @@ def a_clock_behind_loses_nothing_its_client_saw() -> None:
         claim(seen_by(world, index) == b"second", "a write lost to one that its client had seen")
 
 
-def stamps_know_only_the_clock(patch: pytest.MonkeyPatch) -> None:
-    stamp = Ceilings.stamp
-    patch.setattr(Ceilings, "stamp", lambda ceilings, above=0: stamp(ceilings))
-
-
 def a_write_on_a_strong_one_carries_its_ballot() -> None:
     """C5: no clock behind can make a write lose to the strong one that its replica had seen."""
     world, a, b, c = trio()
@@ -124,19 +103,6 @@ def what_was_acked_at_one_is_read_when_it_is_there() -> None:
     claim(world.read("k", c) == b"w", "a value was read and then vanished")
 
 
-def overlays_are_shown_unabsorbed(patch: pytest.MonkeyPatch) -> None:
-    def unabsorbed(reads, gathering):  # type: ignore[no-untyped-def]
-        reads._close(gathering)
-        body = register.visible_body(reads._registers.get(gathering.slot.key).shown)
-        reads.consensus.on_read_done(gathering.slot, gathering.operations, Result(VALUE, body=body))
-
-    patch.setattr(StrongReads, "_to_round", unabsorbed)
-
-
-def overlays_are_never_folded(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(proposer, "entry_counts", lambda entry, base, is_absent: False)
-
-
 def a_superseded_write_is_acknowledged_and_not_kept() -> None:
     """R29: an entry that is not visible over what is committed is acknowledged as superseded, and not stored."""
     world, a, b, c = trio()
@@ -152,10 +118,6 @@ def a_superseded_write_is_acknowledged_and_not_kept() -> None:
     for index in (a, b, c):
         claim(not world.register(index, "k").image.overlay, "a superseded entry was stored")
         claim(seen_by(world, index) == b"strong", "a superseded entry is shown")
-
-
-def every_entry_is_visible(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(register, "entry_visible", lambda entry, committed, is_settled: True)
 
 
 def a_commit_hides_the_entries_that_missed_it() -> None:
@@ -197,17 +159,6 @@ def the_base_of_an_entry_is_chosen() -> None:
     claim(call.value == b"w" == world.read("k", b), "the entry was dropped")
 
 
-def entries_build_on_proposals(patch: pytest.MonkeyPatch) -> None:
-    stamp = Eventual._stamp
-
-    def hopeful(eventual, draft, image):  # type: ignore[no-untyped-def]
-        if image.accepted_ballot:
-            image = image._replace(committed_ballot=image.accepted_ballot, committed=image.accepted)
-        stamp(eventual, draft, image)
-
-    patch.setattr(Eventual, "_stamp", hopeful)
-
-
 def a_write_waits_for_the_commit_that_its_client_knows() -> None:
     """R7, 4a: the strong write is done, its mark is on the way; the client's next write must not miss it."""
     world, a, b, c = trio()
@@ -220,10 +171,6 @@ def a_write_waits_for_the_commit_that_its_client_knows() -> None:
     settle(world)
     for index in (a, b, c):
         claim(seen_by(world, index) == b"next", "a client's eventual write missed its own strong one")
-
-
-def writes_do_not_wait(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Eventual, "_waits_for_decision", lambda eventual, draft: False)
 
 
 def a_write_waits_50_ms_at_most() -> None:
@@ -242,10 +189,6 @@ def a_write_waits_50_ms_at_most() -> None:
     claim(call.kind == m.APPLIED, f"after 70 ms: {call.answer}")
 
 
-def patience_is_endless(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("kvnode.service.eventual._UNDECIDED_WAIT_S", 1000.0)
-
-
 def a_token_is_confirmed_before_it_is_a_base() -> None:
     """4a: the client saw a strong write whose coordinator died before it told anybody; it writes elsewhere."""
     world, a, b, c = trio()
@@ -262,10 +205,6 @@ def a_token_is_confirmed_before_it_is_a_base() -> None:
     claim(seen_by(world, b) == b"next", "a write lost to one that its client had seen")
 
 
-def tokens_are_not_confirmed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("kvnode.service.eventual._is_unconfirmed", lambda seen, image: False)
-
-
 def a_token_that_names_nothing_is_no_base() -> None:
     """4a: a sballot known only from a token is confirmed; one that no chosen change has is never a base."""
     world, a, b, c = trio()
@@ -280,18 +219,6 @@ def a_token_that_names_nothing_is_no_base() -> None:
     settle(world)
     for index in (a, b, c):
         claim(seen_by(world, index) == b"strong", "a forged token beats every strong write to come")
-
-
-def a_token_is_believed(patch: pytest.MonkeyPatch) -> None:
-    stamp = Eventual._stamp
-
-    def trusting(eventual, draft, image):  # type: ignore[no-untyped-def]
-        if draft.token:
-            image = image._replace(committed=register.Record(draft.token + image.committed.body[44:], b""))
-        stamp(eventual, draft, image)
-
-    patch.setattr("kvnode.service.eventual._is_unconfirmed", lambda seen, image: False)
-    patch.setattr(Eventual, "_stamp", trusting)
 
 
 # -- R10: a steady strong writer
@@ -312,11 +239,6 @@ def a_cached_round_sees_the_overlay() -> None:
     world.release_disk(a)
     world.run(0.5)
     claim(call.kind == m.CONFLICT and call.value == b"w", f"a write that all hold was passed over: {call.answer}")
-
-
-def nothing_is_unseen(patch: pytest.MonkeyPatch) -> None:
-    accept = register.Register.accept
-    patch.setattr(register.Register, "accept", lambda self, b, record, base, *rest: accept(self, b, record, b"", *rest))
 
 
 # -- R15: a quorum that missed a chosen change
@@ -341,26 +263,22 @@ def _quorums() -> reading.Quorums:
     return reading.Quorums(3, 2, 2)
 
 
-def entries_prove_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(reading.FastRead, "_needs_round", lambda read, ballot: False)
-
-
 CASES = [
-    Case("R8, R15", an_older_eventual_write_never_beats_a_strong_one, ordered_by_stamp_alone),
-    Case("R7, R19", a_cached_ballot_is_not_a_time, ordered_by_stamp_alone),
-    Case("R29", a_clock_behind_loses_nothing_its_client_saw, stamps_know_only_the_clock),
-    Case("R7", a_write_on_a_strong_one_carries_its_ballot, ordered_by_stamp_alone),
-    Case("R20", what_was_acked_at_one_is_read_when_it_is_there, overlays_are_shown_unabsorbed),
-    Case("R15", what_was_acked_at_one_is_read_when_it_is_there, overlays_are_never_folded),
-    Case("R29", a_superseded_write_is_acknowledged_and_not_kept, every_entry_is_visible),
-    Case("R30", a_commit_hides_the_entries_that_missed_it, every_entry_is_visible),
-    Case("R7", the_base_of_an_entry_is_chosen, entries_build_on_proposals),
-    Case("R7, 4a", a_write_waits_for_the_commit_that_its_client_knows, writes_do_not_wait),
-    Case("4a", a_write_waits_50_ms_at_most, patience_is_endless),
-    Case("4a", a_token_is_confirmed_before_it_is_a_base, tokens_are_not_confirmed),
-    Case("4a", a_token_that_names_nothing_is_no_base, a_token_is_believed),
-    Case("R10", a_cached_round_sees_the_overlay, nothing_is_unseen),
-    Case("R15, R20", an_entry_above_the_base_sends_the_round_back, entries_prove_nothing),
+    Case("R8, R15", an_older_eventual_write_never_beats_a_strong_one, overlay.ordered_by_stamp_alone),
+    Case("R7, R19", a_cached_ballot_is_not_a_time, overlay.ordered_by_stamp_alone),
+    Case("R29", a_clock_behind_loses_nothing_its_client_saw, overlay.stamps_know_only_the_clock),
+    Case("R7", a_write_on_a_strong_one_carries_its_ballot, overlay.ordered_by_stamp_alone),
+    Case("R20", what_was_acked_at_one_is_read_when_it_is_there, overlay.overlays_are_shown_unabsorbed),
+    Case("R15", what_was_acked_at_one_is_read_when_it_is_there, overlay.overlays_are_never_folded),
+    Case("R29", a_superseded_write_is_acknowledged_and_not_kept, overlay.every_entry_is_visible),
+    Case("R30", a_commit_hides_the_entries_that_missed_it, overlay.every_entry_is_visible),
+    Case("R7", the_base_of_an_entry_is_chosen, overlay.entries_build_on_proposals),
+    Case("R7, 4a", a_write_waits_for_the_commit_that_its_client_knows, overlay.writes_do_not_wait),
+    Case("4a", a_write_waits_50_ms_at_most, overlay.patience_is_endless),
+    Case("4a", a_token_is_confirmed_before_it_is_a_base, overlay.tokens_are_not_confirmed),
+    Case("4a", a_token_that_names_nothing_is_no_base, overlay.a_token_is_believed),
+    Case("R10", a_cached_round_sees_the_overlay, overlay.nothing_is_unseen),
+    Case("R15, R20", an_entry_above_the_base_sends_the_round_back, overlay.entries_prove_nothing),
 ]
 
 

@@ -10,10 +10,7 @@ from math import inf
 
 import chaos
 import pytest
-from counterexamples import test_durability as durability
-from counterexamples import test_lost_or_revived as lost
-from counterexamples import test_outcomes as outcomes
-from counterexamples import test_twice_or_never as twice
+from mutants import durability, outcomes, retries, rounds
 from wgl import Event, Step, is_linearizable
 
 CHUNK = 25
@@ -35,14 +32,14 @@ def run_all(seeds: range) -> None:
 @pytest.mark.parametrize(
     "mutant",
     [
-        lost.accepted_goes_before_committed,
-        lost.one_acknowledgement_is_enough,
-        lost.the_greatest_seen_is_returned,
-        lost.the_mark_is_lost,
+        rounds.accepted_goes_before_committed,
+        rounds.one_acknowledgement_is_enough,
+        rounds.the_greatest_seen_is_returned,
+        rounds.the_mark_is_lost,
         durability.cached_promises_survive,
         durability.the_disk_syncs_nothing,
         durability.answers_do_not_wait_for_the_disk,
-        twice.nothing_is_remembered,
+        retries.nothing_is_remembered,
         outcomes.no_accept_is_in_doubt,
     ],
     ids=lambda mutant: mutant.__name__,

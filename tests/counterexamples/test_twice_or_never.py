@@ -8,19 +8,11 @@ from __future__ import annotations
 
 import msgpack
 import pytest
+from mutants import retries
 from schedule import Case, catch, claim, finished, propose_and_die, put, run_mutated, settle, trio
 from world import World
 
 from kvclient.wire import messages as m
-from kvclient.wire.values import body_pack
-from kvnode.core import change
-from kvnode.core.change import Change
-from kvnode.core.proposer import Round, Step
-from kvnode.core.record import Record
-from kvnode.core.version import ABSENT_VERSION
-from kvnode.core.window import Window
-from kvnode.service.consensus import Consensus
-from kvnode.service.eventual import Eventual
 
 RIVAL = b"rival..."
 
@@ -39,16 +31,6 @@ def a_refusal_outlives_a_delayed_first_attempt() -> None:
     finished(world, world.delete("k", b, session=RIVAL))
     first = finished(world, world.put("k", b"mine", c, create=True, sequence=500, issued_at_ms=issued))
     claim(first.kind != m.APPLIED and world.read("k", a) is None, "a refused create took effect")
-
-
-def only_effects_are_remembered(patch: pytest.MonkeyPatch) -> None:
-    remember = change._remember
-
-    def careless(key, operation, result, version):  # type: ignore[no-untyped-def]
-        if result == change.windows.APPLIED:
-            remember(key, operation, result, version)
-
-    patch.setattr(change, "_remember", careless)
 
 
 def retried_after(between) -> None:  # type: ignore[no-untyped-def]
@@ -76,16 +58,6 @@ def a_fold_keeps_the_window() -> None:
     retried_after(eventual_write)
 
 
-def a_fold_drops_the_window(patch: pytest.MonkeyPatch) -> None:
-    fold = change._fold
-
-    def forgetful(key, base, entry):  # type: ignore[no-untyped-def]
-        fold(key, base, entry)
-        key.window = Window()
-
-    patch.setattr(change, "_fold", forgetful)
-
-
 def an_overwrite_keeps_the_window() -> None:
     """C14: a blind write that does not read its predecessor drops the window."""
     retried_after(lambda world, a, b, c: put(world, b"blind", b, session=RIVAL))
@@ -104,20 +76,6 @@ def a_transaction_keeps_the_window() -> None:
 
 def change_steps(steps: list[list[object]]) -> bytes:
     return bytes(msgpack.packb(steps))
-
-
-def changes_drop_the_window(patch: pytest.MonkeyPatch) -> None:
-    honest = change._Key.set
-
-    def forgetful(key, *arguments):  # type: ignore[no-untyped-def]
-        honest(key, *arguments)
-        key.window = Window()
-
-    patch.setattr(change._Key, "set", forgetful)
-
-
-def nothing_is_remembered(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Window, "find", lambda window, session, sequence: None)
 
 
 # -- R18: own request id in the base
@@ -170,10 +128,6 @@ def a_stamped_write_happens_once() -> None:
     claim(world.read("k", a) == b"x", "an eventual write took effect twice and destroyed a CAS")
 
 
-def a_repeated_write_is_stamped_anew(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Eventual, "send_stamped", lambda eventual, draft, stamp: eventual.write(draft))
-
-
 # -- R17: negative answers have evidence
 
 
@@ -201,10 +155,6 @@ def an_unparsable_etag_needs_evidence_too() -> None:
     refused_on("no etag at all!")
 
 
-def promises_prove_everything(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Round, "_has_evidence", lambda round_, ballot: True)
-
-
 def deleting_nothing_changes_nothing() -> None:
     """4a: a strong delete of an absent key makes no tombstone, on Q2 empty promises."""
     world, a, b, c = trio()
@@ -216,17 +166,6 @@ def deleting_nothing_changes_nothing() -> None:
     deleted = finished(world, world.delete("k", a))
     claim(folded.kind == m.APPLIED and deleted.answer is not None and deleted.answer[2] != b"", "no fold before")
     claim(world.read("k", c) is None, "the deleted value is still there")
-
-
-def promises_prove_nothing(patch: pytest.MonkeyPatch) -> None:
-    propose = Round._propose
-
-    def with_a_record(round_: Round, outcome: Change) -> Step:
-        nothing = Record(body_pack(ABSENT_VERSION, 0, 0, b""), b"")
-        return propose(round_, outcome if outcome.record.body else outcome._replace(record=nothing))
-
-    patch.setattr(Round, "_has_evidence", lambda round_, ballot: False)
-    patch.setattr(Round, "_propose", with_a_record)
 
 
 # -- 4a: nobody joins a read already sent
@@ -250,32 +189,19 @@ def a_read_never_joins_one_already_sent() -> None:
     claim(second.value == b"new", "a strong read was stale")
 
 
-def reads_join_what_runs(patch: pytest.MonkeyPatch) -> None:
-    submit = Consensus.submit
-
-    def joining(consensus, key, placement, operation):  # type: ignore[no-untyped-def]
-        for gathering in consensus.reads._open.values():
-            if gathering.slot.key == key and operation.is_read:
-                gathering.operations.append(operation)
-                return
-        submit(consensus, key, placement, operation)
-
-    patch.setattr(Consensus, "submit", joining)
-
-
 CASES = [
-    Case("R23", a_refusal_outlives_a_delayed_first_attempt, only_effects_are_remembered),
-    Case("R15, R24", a_fold_keeps_the_window, a_fold_drops_the_window),
-    Case("R24", an_overwrite_keeps_the_window, changes_drop_the_window),
-    Case("R34", a_delete_keeps_the_window, changes_drop_the_window),
-    Case("R24", a_transaction_keeps_the_window, changes_drop_the_window),
-    Case("R23, M1b", an_overwrite_keeps_the_window, nothing_is_remembered),
-    Case("R18", an_own_proposal_in_the_base_is_finished, nothing_is_remembered),
-    Case("R25, R29", a_stamped_write_happens_once, a_repeated_write_is_stamped_anew),
-    Case("R17", a_failed_check_is_anchored, promises_prove_everything),
-    Case("R17, 4a", an_unparsable_etag_needs_evidence_too, promises_prove_everything),
-    Case("R17, 4a", deleting_nothing_changes_nothing, promises_prove_nothing),
-    Case("4a", a_read_never_joins_one_already_sent, reads_join_what_runs),
+    Case("R23", a_refusal_outlives_a_delayed_first_attempt, retries.only_effects_are_remembered),
+    Case("R15, R24", a_fold_keeps_the_window, retries.a_fold_drops_the_window),
+    Case("R24", an_overwrite_keeps_the_window, retries.changes_drop_the_window),
+    Case("R34", a_delete_keeps_the_window, retries.changes_drop_the_window),
+    Case("R24", a_transaction_keeps_the_window, retries.changes_drop_the_window),
+    Case("R23, M1b", an_overwrite_keeps_the_window, retries.nothing_is_remembered),
+    Case("R18", an_own_proposal_in_the_base_is_finished, retries.nothing_is_remembered),
+    Case("R25, R29", a_stamped_write_happens_once, retries.a_repeated_write_is_stamped_anew),
+    Case("R17", a_failed_check_is_anchored, retries.promises_prove_everything),
+    Case("R17, 4a", an_unparsable_etag_needs_evidence_too, retries.promises_prove_everything),
+    Case("R17, 4a", deleting_nothing_changes_nothing, retries.promises_prove_nothing),
+    Case("4a", a_read_never_joins_one_already_sent, retries.reads_join_what_runs),
 ]
 
 

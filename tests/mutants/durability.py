@@ -1,0 +1,71 @@
+"""What a crash takes although it may not: promises, ballots, acknowledgements, what readers have seen (R3-R6, R9, R11,
+R19, R45)."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvclient.wire.values import Ballot
+from kvnode.core import register
+from kvnode.core.clock import HybridClock
+from kvnode.core.proposer import CachedPromise
+from kvnode.core.version import BallotIssuer
+from kvnode.service.promises import PromiseCache
+from kvnode.service.replica import Replica
+from kvnode.storage.memory import MemoryDisk
+
+
+def cached_promises_survive(patch: pytest.MonkeyPatch) -> None:
+    kept: dict[bytes, CachedPromise] = {}
+    patch.setattr(PromiseCache, "keep", lambda cache, key, cached: kept.__setitem__(key, cached))
+    patch.setattr(PromiseCache, "take", lambda cache, key: kept.get(key))
+
+
+def a_restart_begins_where_it_began(patch: pytest.MonkeyPatch) -> None:
+    init = BallotIssuer.__init__
+    patch.setattr(BallotIssuer, "__init__", lambda issuer, node, incarnation: init(issuer, node, 1))
+    patch.setattr("kvnode.service.ceilings.ballot_greatest_at", lambda stamp: Ballot(b""))
+    init_clock = HybridClock.__init__
+    patch.setattr(HybridClock, "__init__", lambda clock, offset, ceiling=0: init_clock(clock, offset, 0))
+
+
+def promises_count_for_nothing_after_a_restart(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("kvnode.service.ceilings.ballot_greatest_at", lambda stamp: Ballot(b""))
+
+
+def no_promise_is_synced(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("kvnode.service.ceilings.Ceilings.covers", lambda ceilings, ballot: True)
+
+
+def answers_do_not_wait_for_the_disk(patch: pytest.MonkeyPatch) -> None:
+    honest = Replica._put
+
+    def hasty(replica, *arguments):  # type: ignore[no-untyped-def]
+        *row, link, reply = arguments
+        link.send(reply)
+        honest(replica, *row, _Nobody(), reply)
+
+    patch.setattr(Replica, "_put", hasty)
+
+
+class _Nobody:
+    index = -1
+
+    def send(self, message: object) -> bool:
+        return True
+
+
+def the_disk_syncs_nothing(patch: pytest.MonkeyPatch) -> None:
+    write = MemoryDisk.write
+
+    def lazy(disk, group):  # type: ignore[no-untyped-def]
+        group.sync = False
+        write(disk, group)
+
+    patch.setattr(MemoryDisk, "write", lazy)
+
+
+def reads_show_what_is_not_durable(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(register.Register, "shown", property(lambda self: self.image, lambda self, image: None))
+    digest = property(lambda self: register.digest_of(self.image, self.floor), lambda self, cached: None)
+    patch.setattr(register.Register, "digest", digest)
