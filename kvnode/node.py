@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kvclient.wire import messages as m
@@ -48,7 +48,17 @@ _log = logging.getLogger("kvnode")
 class Node:
     """One node: its rooms, and the two handlers that the network calls."""
 
-    def __init__(self, config: Config, identity: Identity, engine: Engine, runtime: Runtime, *, is_new: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        engine: Engine,
+        runtime: Runtime,
+        *,
+        is_new: bool,
+        dialled: Mapping[str, tuple[str, int]] | None = None,
+    ) -> None:
+        """`dialled` says where some of the other nodes are reached, if not at their addresses."""
         self.config = config
         self.runtime = runtime
         self.engine = engine
@@ -60,7 +70,7 @@ class Node:
         self._build_replica(identity)
         self._build_coordinator(identity)
         self._table = self._handlers()
-        self._build_network()
+        self._build_network(dialled or {})
         self.state = "joining"
         self.on_serving: Callable[[], None] = lambda: None
         self.on_refusal: Callable[[str], None] = _log.error
@@ -133,11 +143,11 @@ class Node:
             limits=limits,
         )
 
-    def _build_network(self) -> None:
+    def _build_network(self, dialled: Mapping[str, tuple[str, int]]) -> None:
         """Make what connects this node to clients, to its peers, and to itself."""
         nodes, limits = self.config.nodes, self.config.limits
         self.listener = Listener(nodes[self.home].host, nodes[self.home].port, self, limits, self.runtime)
-        addresses = [(node.host, node.port) for node in nodes]
+        addresses = [dialled.get(node.id, (node.host, node.port)) for node in nodes]
         self.peers = Peers(addresses, self.home, self, limits, self.runtime)
         home_link = HomeLink(self.home)
         home_link.deliver = self._deliver

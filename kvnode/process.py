@@ -22,6 +22,7 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+from kvclient.errors import ConfigError
 from kvnode.config import Config
 from kvnode.node import Node
 from kvnode.runtime import real_runtime
@@ -34,6 +35,9 @@ SWITCH_INTERVAL_S = 0.0005
 keep every acknowledgement waiting for that long."""
 CLOCK_OFFSET_VARIABLE = "KVNODE_CLOCK_OFFSET_MS"
 """Environment variable that shifts the node's wall clock, for tests of skew."""
+PEERS_VARIABLE = "KVNODE_PEERS"
+"""Environment variable that says where other nodes are dialled in place of their addresses: `n2=host:port,...`.
+Clients are still told the addresses.  With it `kvnode up --proxied` leads links through its proxies."""
 
 _log = logging.getLogger("kvnode")
 
@@ -68,7 +72,8 @@ async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -
         )
         directory.mark_rows()
         identity = Identity(node_id, directory.node_id, directory.incarnation, runtime.rng.getrandbits(63))
-        node = Node(config, identity, engine, runtime, is_new=not directory.is_bound)
+        peers = _peers(config, os.environ.get(PEERS_VARIABLE, ""))
+        node = Node(config, identity, engine, runtime, is_new=not directory.is_bound, dialled=peers)
         node.on_refusal = die
         node.process_facts = process_facts
         node.on_serving = lambda: _announce(node, directory)
@@ -76,6 +81,18 @@ async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -
         directory.mark_clean()
     finally:
         directory.close()
+
+
+def _peers(config: Config, text: str) -> dict[str, tuple[str, int]]:
+    """Return what PEERS_VARIABLE says.  Raises ConfigError."""
+    peers = {}
+    for peer in filter(None, text.split(",")):
+        name, _, address = peer.partition("=")
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise ConfigError(f'{PEERS_VARIABLE} has "{peer}", which is not node=host:port')
+        peers[config.node(name).id] = (host, int(port))
+    return peers
 
 
 def _loss_text(directory: DataDirectory) -> str:

@@ -147,8 +147,16 @@ def node(node_id: str, config: Path, accept_data_loss: bool) -> None:
     help="Where data, logs and the configuration of the last start are kept; default: as the cluster file says.",
 )
 @click.option("--detach", is_flag=True, help="Return when every node serves; stop it with `kvnode down`.")
+@click.option("--proxied", is_flag=True, help="Link the nodes through proxies, for `kvnode partition`.")
 @accept_data_loss_option
-def up(nodes: int | None, config: Path | None, data_dir: Path | None, detach: bool, accept_data_loss: bool) -> None:
+def up(
+    nodes: int | None,
+    config: Path | None,
+    data_dir: Path | None,
+    detach: bool,
+    proxied: bool,
+    accept_data_loss: bool,
+) -> None:
     """Start a cluster on this machine, one process per node, and supervise it.
 
     Ctrl-C drains and stops it.  A node that dies is reported and stays down until `kvnode restart`.
@@ -158,6 +166,7 @@ def up(nodes: int | None, config: Path | None, data_dir: Path | None, detach: bo
     """
     from kvnode.local import plan
     from kvnode.local import supervisor as supervision
+    from kvnode.local.network import Network
 
     planned = plan.make(config, data_dir, nodes)
     start_options = ["--accept-data-loss"] if accept_data_loss else []
@@ -165,9 +174,10 @@ def up(nodes: int | None, config: Path | None, data_dir: Path | None, detach: bo
         logs = planned.data_dir / statefile.LOGS
         click.echo(f"kvnode: a node that may have lost acknowledged writes says in its log in {logs} which", err=True)
     if detach:
-        _up_detached(planned, config, nodes, start_options)
+        _up_detached(planned, config, nodes, [*start_options, *(["--proxied"] if proxied else [])])
         return
-    supervisor = supervision.Supervisor(planned, _say, start_options=start_options)
+    network = Network(planned) if proxied else None
+    supervisor = supervision.Supervisor(planned, _say, start_options=start_options, network=network)
     code = asyncio.run(supervisor.run(_announce))
     if code == 0:
         _say("stopped")
@@ -201,14 +211,14 @@ def _say_who_serves(directory: Path, nodes: list[statefile.NodeState], words: di
     return running
 
 
-def _up_detached(planned: Config, config: Path | None, nodes: int | None, start_options: list[str]) -> None:
+def _up_detached(planned: Config, config: Path | None, nodes: int | None, more: list[str]) -> None:
     from kvnode.local import detached
 
     directory = planned.data_dir
     options = ["--data-dir", str(directory)]
     options += ["--config", str(config.absolute())] if config else []
     options += ["--nodes", str(nodes)] if nodes else []
-    answer = detached.start(planned, options + start_options)
+    answer = detached.start(planned, options + more)
     states = [statefile.NodeState(**fields) for fields in answer["nodes"]]
     if _say_who_serves(directory, states, answer["last_words"]):
         _say(f"stop it with `kvnode down --data-dir {directory}`")
@@ -270,6 +280,38 @@ def resume(node_id: str, config: Path | None, data_dir: Path | None) -> None:
 def restart(node_id: str, config: Path | None, data_dir: Path | None) -> None:
     """Start a node of a local cluster again, after draining it if it runs; returns when it serves."""
     _ask_about_node(node_id, config, data_dir, "restart", RESTART_TIMEOUT_S)
+
+
+@cli.command()
+@click.argument("sides", metavar="A,B/C")
+@click.option("--one-way", is_flag=True, help="Lose only what the first side says to the others.")
+@config_option
+@data_dir_option
+def partition(sides: str, one_way: bool, config: Path | None, data_dir: Path | None) -> None:
+    """Cut the network between the nodes of a local cluster that was started with `up --proxied`.
+
+    \b
+    n1,n2/n3      two sides; so does n3: whoever is not named forms one more side
+    n1,n2/n2,n3   a bridge: n2 reaches both
+    Two nodes reach each other iff some side has both.  It replaces an earlier partition; `kvnode heal` ends it.
+    Clients still reach every node.
+    """
+    from kvnode.local import partition as partitions
+
+    directory = target.find_directory(config, data_dir)
+    names = [node.id for node in statefile.running(directory).nodes]
+    cuts = partitions.cuts_of(partitions.sides_of(sides, names), one_way=one_way)
+    answer = statefile.ask(directory, ASK_TIMEOUT_S, do="cut", links=sorted(cuts))
+    _say(f"cut: {partitions.describe(map(tuple, answer['cuts'])) or 'nothing'}; `kvnode heal` mends it")
+
+
+@cli.command()
+@config_option
+@data_dir_option
+def heal(config: Path | None, data_dir: Path | None) -> None:
+    """Mend the network of a local cluster: every node reaches every other at full speed."""
+    statefile.ask(target.find_directory(config, data_dir), ASK_TIMEOUT_S, do="heal")
+    _say("every node reaches every other")
 
 
 @cli.command()

@@ -103,16 +103,16 @@ def _drain_timeout_s(directory: Path) -> float:
 
 
 @contextmanager
-def cluster(config: Config) -> Iterator[statefile.State]:
+def cluster(config: Config, *options: str) -> Iterator[statefile.State]:
     """Run a cluster of this configuration, with a supervisor of its own, until the block ends.
 
-    For scripts and tests.  Raises LocalError, with the last words of the nodes, unless every node serves.
+    `options` are more options of `kvnode up`.  For scripts and tests.  Raises LocalError, with the last words of the nodes, unless every node serves.
     """
     directory = config.data_dir.absolute()
     config = replace(config, data_dir=directory)
     plan.prepare(config)
     statefile.write_atomically(directory / statefile.CONFIG_FILE, config.to_toml())
-    answer = start(config, ["--data-dir", str(directory)])
+    answer = start(config, ["--data-dir", str(directory), *options])
     try:
         idle = [node["id"] for node in answer["nodes"] if node["state"] != "serving"]
         if idle:

@@ -1,7 +1,8 @@
 """A cluster on this machine: one process per node, supervised.
 
 Decides: how node processes are started, watched, hurt on request and stopped, and what is said about each.  Leaves to
-others: the configuration (`plan`), the state file and the control protocol's bytes (`statefile`), and what a node is.
+others: the configuration (`plan`), the state file and the control protocol's bytes (`statefile`), the network between
+nodes if it can be hurt (`network`), and what a node is.
 
 A node that dies is reported and stays dead until somebody asks for it: a supervisor that restarted nodes by itself
 would hide what a replicated store must show.  Nodes run in sessions of their own, so a Ctrl-C reaches only the
@@ -21,14 +22,15 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from kvnode.config import Config, NodeConfig
 from kvnode.local import plan, statefile
+from kvnode.local.network import Network
 from kvnode.local.statefile import LocalError, NodeState
 
 POLL_S = 0.05
@@ -76,9 +78,9 @@ class NodeProcess:
             self.config.id, self.config.address, pid, self._started if pid else "", self.phase, str(self.log)
         )
 
-    async def start(self, command: list[str]) -> None:
-        """Start the process; its output is appended to the log."""
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    async def start(self, command: list[str], variables: Mapping[str, str]) -> None:
+        """Start the process with more environment variables; its output is appended to the log."""
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
         with self.log.open("ab") as log:
             self._log_from = log.tell()
             self._process = await asyncio.create_subprocess_exec(
@@ -164,10 +166,19 @@ class Supervisor:
     """Runs the nodes of one configuration until it is told to stop."""
 
     def __init__(
-        self, config: Config, say: Say, command: Command = node_command, start_options: Sequence[str] = ()
+        self,
+        config: Config,
+        say: Say,
+        command: Command = node_command,
+        start_options: Sequence[str] = (),
+        network: Network | None = None,
     ) -> None:
-        """`start_options` are added to each node's command when it is first started, never at a restart."""
+        """`start_options` are added to each node's command when it is first started, never at a restart.
+
+        With a `network` the nodes reach each other through it only.
+        """
         self.config = config
+        self.network = network
         self.directory = config.data_dir
         self.nodes = {node.id: NodeProcess(node, self.directory) for node in config.nodes}
         self._say = say
@@ -205,7 +216,7 @@ class Supervisor:
         server = await self._listen()
         code = 0
         try:
-            async with asyncio.TaskGroup() as self._group:
+            async with self.network or nullcontext(), asyncio.TaskGroup() as self._group:
                 self._group.create_task(self._stop_when_told())
                 await self._start_all()
                 if not self._stop.is_set():
@@ -230,7 +241,8 @@ class Supervisor:
         async with self._starting:
             if self._stop.is_set():
                 return
-            await node.start([*self._command(node.config.id, self.config_path), *options])
+            command = [*self._command(node.config.id, self.config_path), *options]
+            await node.start(command, self.network.variables(node.config.id) if self.network else {})
         self.save()
         self._group.create_task(node.watch(self._say, self.save))
 
@@ -317,12 +329,15 @@ class Supervisor:
                 self._resume(self._node(request["node"]))
             case "restart":
                 await self._restart(self._node(request["node"]))
+            case "cut" | "slow" | "reset" | "heal":
+                self._proxied().answer(request)
             case "status":
                 pass
             case other:
                 raise LocalError(f'the supervisor knows no request "{other}": it is another version of kvnode')
         words = {name: node.last_words() for name, node in self.nodes.items() if node.phase in ("starting", "down")}
-        return {"nodes": [asdict(node.facts()) for node in self.nodes.values()], "last_words": words}
+        cuts = self.network.cuts if self.network else []
+        return {"nodes": [asdict(node.facts()) for node in self.nodes.values()], "last_words": words, "cuts": cuts}
 
     def _node(self, name: str) -> NodeProcess:
         if self._stop.is_set():
@@ -331,6 +346,14 @@ class Supervisor:
             return self.nodes[name]
         except KeyError:
             raise LocalError(f'there is no node "{name}"; the nodes are {", ".join(self.nodes)}') from None
+
+    def _proxied(self) -> Network:
+        if self.network is None:
+            raise LocalError(
+                f"the nodes of the cluster on {self.directory} are linked directly: stop it, and start it with"
+                " `kvnode up --proxied`"
+            )
+        return self.network
 
     async def _kill(self, node: NodeProcess) -> None:
         pid = node.send(signal.SIGKILL)

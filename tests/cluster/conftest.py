@@ -78,14 +78,14 @@ def _own_packages() -> Iterator[None]:
 
 @contextmanager
 def run_cluster(
-    directory: Path, nodes: int = 3, store: dict[str, Any] | None = None, **limits: Any
+    directory: Path, nodes: int = 3, store: dict[str, Any] | None = None, *, proxied: bool = False, **limits: Any
 ) -> Iterator[RealCluster]:
     """Run a cluster until the block ends; `store` and `limits` change settings of [stores.default] and [limits]."""
     config = configuration.local(nodes, directory)
     default = replace(config.stores["default"], **(store or {}))
     config = replace(config, stores={"default": default}, limits=replace(config.limits, **limits))
     config = plan.on_free_ports(config)
-    with detached.cluster(config):
+    with detached.cluster(config, *(["--proxied"] if proxied else [])):
         yield RealCluster(config)
 
 
