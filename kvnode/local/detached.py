@@ -106,7 +106,9 @@ def _drain_timeout_s(directory: Path) -> float:
 def cluster(config: Config, *options: str) -> Iterator[statefile.State]:
     """Run a cluster of this configuration, with a supervisor of its own, until the block ends.
 
-    `options` are more options of `kvnode up`.  For scripts and tests.  Raises LocalError, with the last words of the nodes, unless every node serves.
+    `options` are more options of `kvnode up`.  For scripts and tests.
+
+    Raises LocalError, with the last words of the nodes, unless every node serves.
     """
     directory = config.data_dir.absolute()
     config = replace(config, data_dir=directory)

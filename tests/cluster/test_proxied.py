@@ -96,7 +96,7 @@ async def test_under_resets_of_every_link_each_operation_happens_once_or_says_th
 async def test_a_node_alone_with_its_clients_never_shows_what_it_cannot_prove(proxied: Any) -> None:
     await asyncio.to_thread(proxied.kvnode, "partition", "n1/n2/n3")
     for name in ("n1", "n2", "n3"):
-        await until_peers_of(proxied, name, **{other: "down" for other in {"n1", "n2", "n3"} - {name}})
+        await until_peers_of(proxied, name, **dict.fromkeys({"n1", "n2", "n3"} - {name}, "down"))
     async with strong(proxied) as kv:
         with pytest.raises(KvError) as refused:
             await kv.get("k", timeout=1)

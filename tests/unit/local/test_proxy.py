@@ -124,7 +124,7 @@ async def test_no_connection_is_completed_over_a_cut_link(direction: str) -> Non
     async with house() as it:
         link: Link = getattr(it, direction)
         link.set(CUT)
-        reader, writer = await it.dial()
+        _, writer = await it.dial()
         writer.write(b"hello")
         await until(lambda: len(it.proxy.connections) == 1 and it.connection.near.out.held_bytes == 5)
         assert it.target.accepted.empty()
