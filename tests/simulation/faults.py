@@ -1,0 +1,227 @@
+"""The kinds of faults: what each draws, and what it makes of the world while it lasts.
+
+Decides: which links, disks, clocks and processes are wrong while a set of faults is active.  Leaves to others: making
+it so (`nemesis`), how often and when (`swarm`).
+
+Faults overlap freely, for a state of the world is a function of the faults that are active and of nothing else: when
+one ends, what the others say stands.  A *blow* happens once, when its fault begins.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from simulation.scenario import Cluster, Fault
+
+ALL_GROUPS: Final = 1 << 30
+"""Unsynced groups that a crash keeps if only the process ends, and not the power."""
+
+Pair = tuple[int, int]
+Drawn = tuple[tuple[int, ...], float]
+
+
+@dataclass
+class Weather:
+    """Everything that is wrong at a moment; pairs are directed links, numbers are nodes."""
+
+    down: set[int] = field(default_factory=set)
+    stopped: set[int] = field(default_factory=set)
+    """Shut down in order; `down` goes before it."""
+    paused: set[int] = field(default_factory=set)
+    blocked: set[Pair] = field(default_factory=set)
+    """Bytes wait here until the end of the block, or of the connection."""
+    refused: set[Pair] = field(default_factory=set)
+    delays_ms: dict[Pair, float] = field(default_factory=dict)
+    dripping: set[Pair] = field(default_factory=set)
+    slow_disks_ms: dict[int, float] = field(default_factory=dict)
+    held_disks: set[int] = field(default_factory=set)
+    full_disks: set[int] = field(default_factory=set)
+    offsets_ms: dict[int, int] = field(default_factory=dict)
+    drifts: dict[int, float] = field(default_factory=dict)
+    """Parts by which a clock runs too fast."""
+    frozen: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of fault."""
+
+    what: str
+    """Of `nodes` and `amount`, for people."""
+    draw: Callable[[random.Random, Cluster, int], Drawn]
+    spoil: Callable[[Weather, Fault, int], None] = lambda weather, fault, nodes: None
+    """Add to the weather, given the number of nodes, what the fault does while it lasts."""
+    is_blow: bool = False
+    """True: `nemesis` does something once when it begins."""
+
+
+# -- what is drawn
+
+
+def _one(*amounts: float) -> Callable[[random.Random, Cluster, int], Drawn]:
+    """Draw one node."""
+    return lambda rng, cluster, clients: ((rng.randrange(cluster.nodes),), rng.choice(amounts or (0,)))
+
+
+def _pair(*amounts: float) -> Callable[[random.Random, Cluster, int], Drawn]:
+    """Draw two different nodes."""
+    return lambda rng, cluster, clients: (tuple(rng.sample(range(cluster.nodes), 2)), rng.choice(amounts or (0,)))
+
+
+def _side(*amounts: float) -> Callable[[random.Random, Cluster, int], Drawn]:
+    """Draw some nodes, not all."""
+
+    def draw(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
+        count = rng.randint(1, cluster.nodes - 1)
+        return tuple(sorted(rng.sample(range(cluster.nodes), count))), rng.choice(amounts or (0,))
+
+    return draw
+
+
+def _victims(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
+    """Draw one node, several, or all, and how many unsynced groups survive on each."""
+    count = rng.choice((1, 1, 1, 2, max(1, cluster.replicas // 2), cluster.nodes))
+    kept = ALL_GROUPS if cluster.durability == "os" else rng.choice((0, 0, 1, 3))
+    return tuple(sorted(rng.sample(range(cluster.nodes), count))), kept
+
+
+def _client(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
+    return (), rng.randrange(clients)
+
+
+# -- what it does
+
+
+def _between(one: set[int], other: set[int]) -> set[Pair]:
+    return {(a, b) for a in one for b in other if a != b}
+
+
+def _partition(weather: Weather, fault: Fault, nodes: int) -> None:
+    side = set(fault.nodes)
+    rest = set(range(nodes)) - side
+    weather.blocked |= _between(side, rest) | _between(rest, side)
+
+
+def _bridge(weather: Weather, fault: Fault, nodes: int) -> None:
+    """The first node sees all; the others of the fault and the rest do not see each other."""
+    middle, *left = fault.nodes
+    right = set(range(nodes)) - set(fault.nodes)
+    weather.blocked |= _between(set(left), right) | _between(right, set(left))
+    weather.blocked -= {pair for pair in weather.blocked if middle in pair}
+
+
+def _ring(weather: Weather, fault: Fault, nodes: int) -> None:
+    """Each node sees its neighbours on a ring, which for five nodes are a majority."""
+    far = {(a, b) for a in range(nodes) for b in range(nodes) if 1 < (a - b) % nodes < nodes - 1}
+    weather.blocked |= far
+
+
+def _slow_links(weather: Weather, fault: Fault, nodes: int) -> None:
+    for node in fault.nodes:
+        for other in range(nodes):
+            for pair in ((node, other), (other, node)):
+                weather.delays_ms[pair] = max(fault.amount, weather.delays_ms.get(pair, 0.0))
+
+
+def _slow_link(weather: Weather, fault: Fault, nodes: int) -> None:
+    pair = fault.nodes[0], fault.nodes[1]
+    weather.delays_ms[pair] = max(fault.amount, weather.delays_ms.get(pair, 0.0))
+
+
+def _drip(weather: Weather, fault: Fault, nodes: int) -> None:
+    weather.dripping |= {(node, other) for node in fault.nodes for other in range(nodes)}
+
+
+def _slow_disk(weather: Weather, fault: Fault, nodes: int) -> None:
+    for node in fault.nodes:
+        weather.slow_disks_ms[node] = max(fault.amount, weather.slow_disks_ms.get(node, 0.0))
+
+
+def _wrong_clock(weather: Weather, fault: Fault, nodes: int) -> None:
+    for node in fault.nodes:
+        weather.offsets_ms[node] = weather.offsets_ms.get(node, 0) + int(fault.amount)
+
+
+def _drift(weather: Weather, fault: Fault, nodes: int) -> None:
+    for node in fault.nodes:
+        weather.drifts[node] = weather.drifts.get(node, 0.0) + fault.amount
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "crash": Kind(
+        "kill -9 and power loss of `nodes`; `amount` unsynced groups survive",
+        _victims,
+        lambda weather, fault, nodes: weather.down.update(fault.nodes),
+        is_blow=True,
+    ),
+    "stop": Kind(
+        "`nodes` are shut down in order, and started again",
+        _one(),
+        lambda weather, fault, nodes: weather.stopped.update(fault.nodes),
+    ),
+    "pause": Kind(
+        "the processes `nodes` do not run (SIGSTOP), and go on",
+        _side(),
+        lambda weather, fault, nodes: weather.paused.update(fault.nodes),
+    ),
+    "partition": Kind("`nodes` and the others do not see each other", _side(), _partition),
+    "bridge": Kind("two sides see each other's middle only, the first of `nodes`", _side(), _bridge),
+    "ring": Kind("each node sees two neighbours only", _one(), _ring),
+    "one-way": Kind(
+        "nothing comes through from the first of `nodes` to the second",
+        _pair(),
+        lambda weather, fault, nodes: weather.blocked.add((fault.nodes[0], fault.nodes[1])),
+    ),
+    "reset": Kind("the connections between two nodes are reset", _pair(), is_blow=True),
+    "half-open": Kind("one of `nodes` forgets its connections to the other, which is not told", _pair(), is_blow=True),
+    "refuse": Kind(
+        "the second of `nodes` takes no connections from the first",
+        _pair(),
+        lambda weather, fault, nodes: weather.refused.add((fault.nodes[0], fault.nodes[1])),
+    ),
+    "slow link": Kind("the link of two nodes, one way, is `amount` ms slower", _pair(5, 60, 400), _slow_link),
+    "slow node": Kind("all links of `nodes` are `amount` ms slower", _one(5, 60, 400), _slow_links),
+    "drip": Kind("what `nodes` send comes in small pieces", _side(), _drip),
+    "slow disk": Kind("a sync of `nodes` takes `amount` ms", _side(5, 60, 400), _slow_disk),
+    "held disk": Kind(
+        "nothing is written on `nodes`",
+        _side(),
+        lambda weather, fault, nodes: weather.held_disks.update(fault.nodes),
+    ),
+    "full disk": Kind(
+        "the disks of `nodes` are full up to the reserve",
+        _side(),
+        lambda weather, fault, nodes: weather.full_disks.update(fault.nodes),
+    ),
+    "failing disk": Kind(
+        "the next write of `nodes` fails: the node ends, and is started again",
+        _one(),
+        is_blow=True,
+    ),
+    "bit flip": Kind("a bit of a row of `nodes` flips at rest (the `amount`-th part of them)", _one(0.0, 0.5, 0.99)),
+    "clock": Kind(
+        "the clocks of `nodes` jump by `amount` ms, and back",
+        _one(60, -60, 400, -400, 3000, -3000, 120_000, -120_000),
+        _wrong_clock,
+    ),
+    "drift": Kind("the clocks of `nodes` run wrong by the part `amount`", _one(0.2, -0.2, 3.0, -0.9), _drift),
+    "frozen clock": Kind(
+        "the wall clocks of `nodes` stand still",
+        _one(),
+        lambda weather, fault, nodes: weather.frozen.update(fault.nodes),
+    ),
+    "client": Kind("client `amount` ends at once, in the middle of its call", _client, is_blow=True),
+}
+
+
+def weather_of(active: list[Fault], cluster: Cluster) -> Weather:
+    """Return what is wrong while these faults are active."""
+    weather = Weather()
+    for node, offset_ms in enumerate(cluster.offsets_ms):
+        weather.offsets_ms[node] = offset_ms
+    for fault in active:
+        KINDS[fault.kind].spoil(weather, fault, cluster.nodes)
+    return weather

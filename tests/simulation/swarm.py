@@ -1,0 +1,205 @@
+"""Scenarios drawn from seeds.
+
+Decides: what is drawn, and how often.  Leaves to others: what a fault does to the world (`faults`), what an operation
+does through the client (`workload`), and the order of everything (the kernel's scheduler, seeded by `Scenario.seed`).
+
+*Swarm*: each seed first draws which kinds of keys, operations and faults it has at all.  A run with everything at once
+seldom gets deep into anything; a run without reads, say, lets unread writes pile up.
+
+Sources: Groce et al., "Swarm testing" (2012); FoundationDB's BUGGIFY for the limits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from simulation import faults
+from simulation.scenario import Act, Cluster, Fault, Scenario
+
+SHAPES: Final = (
+    *[(3, 3, 2, 2)] * 6,
+    (3, 3, 1, 3),
+    (3, 3, 3, 1),
+    (4, 4, 2, 3),
+    (5, 3, 2, 2),
+    (5, 5, 3, 3),
+    (5, 5, 2, 4),
+    (7, 3, 2, 2),
+)
+"""(nodes, N, Q1, Q2): the smallest cluster most often, for it runs fastest and shows most."""
+
+LIMITS: Final[dict[str, tuple[float, ...]]] = {
+    "registers_max": (1, 2, 65536, 65536),
+    "cached_promises_max": (0, 1, 65536, 65536),
+    "key_queue_max": (2, 1024, 1024, 1024),
+    "requests_in_flight_max": (6, 16384, 16384, 16384),
+    "commit_delay_s": (0.0, 0.02, 0.02, 0.3),
+    "round_timeout_s": (0.05, 0.2, 1.0),
+    "backoff_max_s": (0.02, 0.25),
+    "hedge_max_s": (0.004, 0.1),
+    "max_offset_ms": (100, 500),
+}
+"""Bounds that a seed may draw far from their defaults, so that rare paths are walked often."""
+STEADY: Final[dict[str, float]] = {"reconnect_min_s": 0.02, "reconnect_max_s": 0.2, "heartbeat_s": 0.3}
+"""Bounds that all runs share: links come back and are found dead in the time scale of a run."""
+
+KEY_KINDS: Final = ("strong", "mixed", "eventual", "ttl", "counter")
+"""What is done to a key, told by the first letter of its name."""
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What all scenarios of a campaign have in common; what is None or empty is drawn.  For mutants that need more of
+    something than the swarm gives them, and for looking at one thing by hand."""
+
+    shapes: tuple[tuple[int, int, int, int], ...] = ()
+    key_kinds: tuple[str, ...] = ()
+    fs: tuple[str, ...] = ()
+    faults: tuple[str, ...] | None = None
+    limits: dict[str, float] = field(default_factory=dict)
+    fault_count: int | None = None
+    operations: int | None = None
+    keys: int | None = None
+
+
+NO_BIAS: Final = Bias()
+
+
+def draw(seed: int, bias: Bias = NO_BIAS) -> Scenario:
+    """Return the scenario of a seed."""
+    rng = random.Random(f"scenario {seed}")
+    cluster = _draw_cluster(rng, bias)
+    horizon_ms = rng.choice((300.0, 1000.0, 3000.0))
+    kinds = list(bias.key_kinds) or _some(rng, KEY_KINDS)
+    if cluster.mix == "strong-only":
+        kinds = [kind for kind in kinds if kind in ("strong", "ttl", "counter")] or ["strong"]
+    clients = _draw_clients(rng, bias, cluster, kinds, horizon_ms)
+    faults = _draw_faults(rng, bias, cluster, len(clients), horizon_ms)
+    return Scenario(seed, cluster, clients, faults, rng.choice((0, 0, 0, 0, 300, 20_000)))
+
+
+def _some(rng: random.Random, things: Sequence[str]) -> list[str]:
+    """Return a random subset, never empty, in the order given."""
+    chosen = [thing for thing in things if rng.random() < 0.5]
+    return chosen or [rng.choice(things)]
+
+
+# -- the cluster
+
+
+def _draw_cluster(rng: random.Random, bias: Bias) -> Cluster:
+    nodes, replicas, q1, q2 = rng.choice(bias.shapes or SHAPES)
+    limits: dict[str, float] = {name: rng.choice(values) for name, values in LIMITS.items() if rng.random() < 0.5}
+    wrong = rng.random() < 0.3
+    return Cluster(
+        nodes=nodes,
+        replicas=replicas,
+        q1=q1,
+        q2=q2,
+        durability="os" if rng.random() < 0.1 else "fsync",
+        mix="strong-only" if rng.random() < 0.1 else "allow",
+        limits=STEADY | limits | bias.limits,
+        offsets_ms=tuple(rng.choice((0, 0, 60, -60, 400, -3000, 200_000)) for _ in range(nodes)) if wrong else (),
+        delay_ms=rng.choice(((0.05, 0.2), (0.1, 1.0), (0.1, 10.0), (5.0, 6.0))),
+        sync_ms=rng.choice((0.0, 0.0, 1.0, 8.0)),
+        is_fifo=rng.random() < 0.5,
+    )
+
+
+# -- what clients do
+
+FS: Final[dict[str, dict[str, float]]] = {
+    "strong": {"put": 3, "get": 4, "delete": 1, "cas": 3, "create": 2, "drop": 0.7, "both": 0.5, "weak get": 1},
+    "mixed": {"put": 2, "get": 4, "cas": 2, "create": 1, "delete": 0.7, "weak put": 4, "weak get": 3, "weak delete": 1},
+    "eventual": {"weak put": 4, "weak get": 4, "weak delete": 1},
+    "ttl": {"put": 2, "get": 4, "cas": 1, "create": 1},
+    "counter": {"add": 4, "get": 1},
+}
+"""How often each call is made of a key of each kind.  "drop" deletes over an ETag; "both" is a transaction of two."""
+MANY: Final = ("put", "get", "weak put", "weak get")
+"""Calls that may be made on several keys at once."""
+
+
+def _draw_clients(
+    rng: random.Random, bias: Bias, cluster: Cluster, kinds: list[str], horizon_ms: float
+) -> tuple[tuple[Act, ...], ...]:
+    keys = [f"{kinds[n % len(kinds)][0]}{n}" for n in range(bias.keys or rng.choice((1, 2, 3, 5)))]
+    total = bias.operations or rng.choice((20, 40, 60, 100))
+    count = rng.choice((2, 3, 3, 5, 8))
+    weights = {f: rng.choice((0, 1, 1, 3)) for f in sorted({f for kind in FS.values() for f in kind})}
+    pause_ms = horizon_ms * count / total * rng.choice((0.0, 0.2, 1.0))
+    drawing = _Drawing(rng, bias, cluster, keys, weights, pause_ms, is_batched=rng.random() < 0.2)
+    return tuple(tuple(drawing.act() for _ in range(max(1, total // count))) for _ in range(count))
+
+
+@dataclass
+class _Drawing:
+    """What the operations of one scenario have in common."""
+
+    rng: random.Random
+    bias: Bias
+    cluster: Cluster
+    keys: list[str]
+    weights: dict[str, int]
+    pause_ms: float
+    is_batched: bool
+
+    def act(self) -> Act:
+        """Return one operation."""
+        rng = self.rng
+        key = rng.choice((self.keys[0], rng.choice(self.keys)))
+        kind = next(kind for kind in KEY_KINDS if kind[0] == key[0])
+        f = self._call(FS[kind])
+        is_strong = not f.startswith("weak")
+        keys: tuple[str, ...] = (key,)
+        if self.is_batched and f in MANY and kind != "ttl":
+            keys = tuple(other for other in self.keys if other[0] == key[0])
+        return Act(
+            f=f.removeprefix("weak "),
+            keys=keys,
+            strong=is_strong,
+            copies=0 if is_strong else self._copies(f),
+            ttl_ms=rng.choice((20, 200, 1000)) if kind == "ttl" and f in ("put", "cas", "create") else 0,
+            timeout_ms=rng.choice((150, 600, 2000, 5000)),
+            pause_ms=round(rng.expovariate(1.0) * self.pause_ms, 3),
+            option=self._option(f),
+        )
+
+    def _call(self, usual: dict[str, float]) -> str:
+        names = [name for name in usual if not self.bias.fs or name in self.bias.fs] or list(usual)
+        weighted = [usual[name] * self.weights[name] for name in names]
+        return self.rng.choices(names, weighted if any(weighted) else [usual[name] for name in names])[0]
+
+    def _copies(self, f: str) -> int:
+        most = self.cluster.replicas
+        if f == "weak get":
+            return self.rng.choice((1, 1, 2, most))
+        return self.rng.choice((1, 1, 2, most, -1))
+
+    def _option(self, f: str) -> str:
+        if f in ("weak put", "weak delete"):
+            return self.rng.choice(("", "once"))
+        if f in ("put", "cas", "create", "delete", "drop"):
+            return self.rng.choice(("", "", "named", "settle"))
+        return ""
+
+
+# -- what goes wrong
+
+
+def _draw_faults(
+    rng: random.Random, bias: Bias, cluster: Cluster, clients: int, horizon_ms: float
+) -> tuple[Fault, ...]:
+    kinds = _some(rng, tuple(faults.KINDS)) if bias.faults is None else list(bias.faults)
+    count = rng.choice((0, 1, 3, 6, 10)) if bias.fault_count is None else bias.fault_count
+    drawn: list[Fault] = []
+    for _ in range(count if kinds else 0):
+        kind = rng.choice(kinds)
+        at_ms = round(rng.uniform(0, horizon_ms), 3)
+        for_ms = round(rng.expovariate(1.0) * horizon_ms * rng.choice((0.02, 0.2, 1.0)), 3)
+        nodes, amount = faults.KINDS[kind].draw(rng, cluster, clients)
+        drawn.append(Fault(kind, at_ms, min(for_ms, 8000.0), nodes, amount))
+    return tuple(sorted(drawn, key=lambda fault: fault.at_ms))
