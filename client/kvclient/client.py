@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any
 
+from kvclient import chance
 from kvclient.addresses import Seeds, seeds_of
 from kvclient.cluster import Cluster
 from kvclient.connection import Answer
@@ -125,7 +126,7 @@ class Kv(Store):
                 "no node of the cluster is connected, so the time of the cluster is not known: try again"
             )
         now_ms = link.server_ms(self._loop.time())
-        made = OperationId(os.urandom(SESSION_BYTES), 1, now_ms, now_ms + max(1, int(timeout_s * 1000)))
+        made = OperationId(chance.some_bytes(SESSION_BYTES), 1, now_ms, now_ms + max(1, int(timeout_s * 1000)))
         self._cluster.issued.note_issued(made)
         return made
 

@@ -11,9 +11,9 @@ of tasks of one event loop.
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import Any
 
+from kvclient import chance
 from kvclient.addresses import Address, Seeds
 from kvclient.connection import TICK_S, Link
 from kvclient.dial import dial
@@ -154,7 +154,7 @@ class Cluster:
             await self._stay_connected(address)
             if self.loop.time() - connected_at >= STEADY_S + self._connect_timeout_s:
                 backoff_s = RECONNECT_MIN_S
-            await asyncio.sleep(backoff_s * (0.5 + random.random() / 2))
+            await asyncio.sleep(backoff_s * (0.5 + chance.fraction() / 2))
             backoff_s = min(2 * backoff_s, RECONNECT_MAX_S)
         del self._keepers[address]  # the node has left
 

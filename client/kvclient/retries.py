@@ -19,9 +19,9 @@ and what it may still answer is dropped.  So every answer taken here is the late
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import Final
 
+from kvclient import chance
 from kvclient.cluster import Cluster
 from kvclient.connection import EXPIRED, UNSENT, Answer, Link
 from kvclient.errors import (
@@ -104,7 +104,7 @@ class Tour:
                 raise self._late()
             if (again := self._overloaded()) is not None:
                 await asyncio.sleep(
-                    min(left_s, OVERLOAD_PAUSE_S * 2 ** min(self._overloads, OVERLOADS_MAX) * (0.5 + random.random()))
+                    min(left_s, OVERLOAD_PAUSE_S * 2 ** min(self._overloads, OVERLOADS_MAX) * (0.5 + chance.fraction()))
                 )
                 self._again = None
                 if again.is_usable:
@@ -118,7 +118,7 @@ class Tour:
             elif refusals >= REFUSALS_MAX and not self.is_stubborn and self._last is not None:
                 raise self._last
             else:
-                await asyncio.sleep(min(left_s, PAUSE_S * (0.5 + random.random() / 2)))
+                await asyncio.sleep(min(left_s, PAUSE_S * (0.5 + chance.fraction() / 2)))
                 paused = True
 
     def _overloaded(self) -> Link | None:
@@ -216,7 +216,7 @@ class Settlement:
             tour.is_stubborn = self._maybe
             try:
                 if answer[0] == FAILED and self._maybe:
-                    await asyncio.sleep(PAUSE_S / 5 * random.random())
+                    await asyncio.sleep(PAUSE_S / 5 * chance.fraction())
                 link = await tour.next()
                 message = self._next_attempt()
                 answer = await link.ask(message, self._deadline_s, len(message[_CONTENT_AT[message[0]]]))

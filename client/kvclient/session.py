@@ -22,10 +22,10 @@ Memory: one entry for each key with an operation in flight, which the links boun
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import OrderedDict
 from typing import NamedTuple
 
+from kvclient import chance
 from kvclient.errors import InvalidRequest
 from kvclient.wire.values import Version
 
@@ -97,7 +97,7 @@ class Session:
     __slots__ = ("_open", "_sequence", "id")
 
     def __init__(self) -> None:
-        self.id = os.urandom(SESSION_BYTES)
+        self.id = chance.some_bytes(SESSION_BYTES)
         self._sequence = 0
         # name -> its only open sequence, or several in rising order.  OrderedDict: its first key is found in O(1)
         # however many were removed in front of it, which is not so for dict.

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import random
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from kvclient import mutations, results
+from kvclient import chance, mutations, results
 from kvclient.cluster import Cluster
 from kvclient.errors import DeadlineExceeded, EtagMismatch
 from kvclient.item import Item
@@ -74,5 +73,5 @@ async def run(
             return await read(max(0.001, deadline_s - cluster.loop.time())) or item
         lost = results.mismatch(cluster.seen, update.key, change, answer)
         item, operation_id, races = lost.current, None, races + 1
-        await asyncio.sleep(random.random() * RACE_PAUSE_S / races)
+        await asyncio.sleep(chance.fraction() * RACE_PAUSE_S / races)
     raise DeadlineExceeded(f"{update.key!r:.80} was changed by others {races} times within {timeout_s:g} s") from lost
