@@ -1,0 +1,100 @@
+"""The clocks of one life: what a node believes the time is, while virtual time goes on.
+
+Decides: how far a node's clocks are from virtual time.  Leaves to others: when that changes (the faults of a scenario).
+
+Invariant: the monotonic clock never goes back (`kvnode.runtime.Clock`); drift changes its rate, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from simulation.loop import EPOCH_S, Life, SimHandle, SimLoop
+
+from kvnode.runtime import Runtime
+
+WALL_EPOCH_MS = 1_700_000_000_000
+
+
+class SimClock:
+    """A wall clock that may be wrong in every way, and a monotonic one that may only run fast or slow."""
+
+    def __init__(self, loop: SimLoop, offset_ms: int = 0) -> None:
+        self._loop = loop
+        self._rate = 1.0
+        self._anchor_s, self._monotonic_s = loop.now_s, loop.now_s
+        self._wall_ms = WALL_EPOCH_MS + (loop.now_s - EPOCH_S) * 1000 + offset_ms
+        self.is_frozen = False
+
+    @property
+    def rate(self) -> float:
+        """Seconds of these clocks to one second of virtual time."""
+        return self._rate
+
+    def wall_ms(self) -> int:
+        """Return what the node takes for the time of day."""
+        if self.is_frozen:
+            return int(self._wall_ms)
+        return int(self._wall_ms + (self._loop.now_s - self._anchor_s) * self._rate * 1000)
+
+    def monotonic_s(self) -> float:
+        """Return the node's monotonic clock."""
+        return self._monotonic_s + (self._loop.now_s - self._anchor_s) * self._rate
+
+    def jump(self, by_ms: float) -> None:
+        """Set the wall clock forward or back."""
+        self._take_anchor()
+        self._wall_ms += by_ms
+
+    def drift(self, rate: float) -> None:
+        """Let both clocks run at `rate` from now on."""
+        self._take_anchor()
+        self._rate = rate
+
+    def freeze(self) -> None:
+        """Let the wall clock stand still."""
+        self._take_anchor()
+        self.is_frozen = True
+
+    def thaw(self) -> None:
+        """Let a frozen wall clock go on from where it stands."""
+        self._take_anchor()
+        self.is_frozen = False
+
+    def correct(self) -> None:
+        """Be right again, as after a good NTP step."""
+        self._take_anchor()
+        self._rate, self.is_frozen = 1.0, False
+        self._wall_ms = WALL_EPOCH_MS + (self._loop.now_s - EPOCH_S) * 1000
+
+    def _take_anchor(self) -> None:
+        now_s = self._loop.now_s
+        elapsed_s = (now_s - self._anchor_s) * self._rate
+        self._anchor_s = now_s
+        self._monotonic_s += elapsed_s
+        if not self.is_frozen:
+            self._wall_ms += elapsed_s * 1000
+
+
+class SimTimers:
+    """The timers of one life; they run by its monotonic clock."""
+
+    __slots__ = ("_clock", "_life", "_loop")
+
+    def __init__(self, loop: SimLoop, life: Life, clock: SimClock) -> None:
+        self._loop, self._life, self._clock = loop, life, clock
+
+    def call_soon(self, fn: Callable[[], object]) -> SimHandle:
+        """Call `fn` in a turn of its own."""
+        return self._loop.post(self._life, 0.0, fn)
+
+    def call_later(self, delay_s: float, fn: Callable[[], object]) -> SimHandle:
+        """Call `fn` once after `delay_s` seconds of this life."""
+        loop = self._loop
+        return loop.post(self._life, loop.now_s + delay_s / self._clock.rate, fn)
+
+
+def sim_runtime(loop: SimLoop, life: Life, offset_ms: int = 0) -> tuple[Runtime, SimClock]:
+    """Return the runtime of a node's life, and its clock, which faults may set wrong."""
+    clock = SimClock(loop, offset_ms)
+    return Runtime(clock, life.rng, SimTimers(loop, life, clock)), clock
