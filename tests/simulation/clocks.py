@@ -1,4 +1,4 @@
-"""The clocks of one life: what a node believes the time is, while virtual time goes on.
+"""The clocks of one host: what its node believes the time is, while virtual time goes on.
 
 Decides: how far a node's clocks are from virtual time.  Leaves to others: when that changes (the faults of a scenario).
 
@@ -19,21 +19,57 @@ WALL_EPOCH_MS = 1_700_000_000_000
 class SimClock:
     """A wall clock that may be wrong in every way, and a monotonic one that may only run fast or slow."""
 
-    def __init__(self, loop: SimLoop, offset_ms: int = 0) -> None:
+    def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
         self._rate = 1.0
         self._anchor_s, self._monotonic_s = loop.now_s, loop.now_s
-        self._wall_ms = WALL_EPOCH_MS + (loop.now_s - EPOCH_S) * 1000 + offset_ms
-        self.is_frozen = False
+        self._offset_ms = 0.0
+        self._wall_ms = WALL_EPOCH_MS + (loop.now_s - EPOCH_S) * 1000
+        self._is_frozen = False
+
+    # -- what is wrong
+
+    @property
+    def offset_ms(self) -> float:
+        """How far the wall clock was set wrong; setting it is a jump."""
+        return self._offset_ms
+
+    @offset_ms.setter
+    def offset_ms(self, offset_ms: float) -> None:
+        self._wall_ms += offset_ms - self._offset_ms
+        self._offset_ms = offset_ms
 
     @property
     def rate(self) -> float:
-        """Seconds of these clocks to one second of virtual time."""
+        """Seconds of these clocks to one second of virtual time; timers that stand already keep their moment."""
         return self._rate
+
+    @rate.setter
+    def rate(self, rate: float) -> None:
+        self._take_anchor()
+        self._rate = rate
+
+    @property
+    def is_frozen(self) -> bool:
+        """True: the wall clock stands still; afterwards it goes on from there, until `correct`."""
+        return self._is_frozen
+
+    @is_frozen.setter
+    def is_frozen(self, is_frozen: bool) -> None:
+        self._take_anchor()
+        self._is_frozen = is_frozen
+
+    def correct(self) -> None:
+        """Be right again, as after a good step of NTP."""
+        self._take_anchor()
+        self._rate, self._is_frozen, self._offset_ms = 1.0, False, 0.0
+        self._wall_ms = WALL_EPOCH_MS + (self._loop.now_s - EPOCH_S) * 1000
+
+    # -- what the node reads
 
     def wall_ms(self) -> int:
         """Return what the node takes for the time of day."""
-        if self.is_frozen:
+        if self._is_frozen:
             return int(self._wall_ms)
         return int(self._wall_ms + (self._loop.now_s - self._anchor_s) * self._rate * 1000)
 
@@ -41,38 +77,12 @@ class SimClock:
         """Return the node's monotonic clock."""
         return self._monotonic_s + (self._loop.now_s - self._anchor_s) * self._rate
 
-    def jump(self, by_ms: float) -> None:
-        """Set the wall clock forward or back."""
-        self._take_anchor()
-        self._wall_ms += by_ms
-
-    def drift(self, rate: float) -> None:
-        """Let both clocks run at `rate` from now on."""
-        self._take_anchor()
-        self._rate = rate
-
-    def freeze(self) -> None:
-        """Let the wall clock stand still."""
-        self._take_anchor()
-        self.is_frozen = True
-
-    def thaw(self) -> None:
-        """Let a frozen wall clock go on from where it stands."""
-        self._take_anchor()
-        self.is_frozen = False
-
-    def correct(self) -> None:
-        """Be right again, as after a good NTP step."""
-        self._take_anchor()
-        self._rate, self.is_frozen = 1.0, False
-        self._wall_ms = WALL_EPOCH_MS + (self._loop.now_s - EPOCH_S) * 1000
-
     def _take_anchor(self) -> None:
         now_s = self._loop.now_s
         elapsed_s = (now_s - self._anchor_s) * self._rate
         self._anchor_s = now_s
         self._monotonic_s += elapsed_s
-        if not self.is_frozen:
+        if not self._is_frozen:
             self._wall_ms += elapsed_s * 1000
 
 
@@ -94,7 +104,6 @@ class SimTimers:
         return loop.post(self._life, loop.now_s + delay_s / self._clock.rate, fn)
 
 
-def sim_runtime(loop: SimLoop, life: Life, offset_ms: int = 0) -> tuple[Runtime, SimClock]:
-    """Return the runtime of a node's life, and its clock, which faults may set wrong."""
-    clock = SimClock(loop, offset_ms)
-    return Runtime(clock, life.rng, SimTimers(loop, life, clock)), clock
+def sim_runtime(loop: SimLoop, life: Life, clock: SimClock) -> Runtime:
+    """Return the runtime of a node's life on a host with this clock."""
+    return Runtime(clock, life.rng, SimTimers(loop, life, clock))

@@ -37,15 +37,35 @@ class SimDisk(MemoryDisk):
         self.write_s = 0.00005
         self.sync_s = 0.0005
         """The mean time of a group without and with a sync."""
-        self.is_held = False
-        self.is_full = False
         self.fails = False
         """True: the next group fails with EIO."""
+        self._is_held = self._is_full = False
+        self.on_change: Callable[[], None] = lambda: None
         self.on_written: OnRow | None = None
         """Hears of every row that is written, synced or not: a kill does not lose it."""
         self.on_durable: OnRow | None = None
         """Hears of every row that is synced: nothing loses it."""
         self._unsynced: list[Group] = []
+
+    @property
+    def is_held(self) -> bool:
+        """True: groups wait; a crash loses them."""
+        return self._is_held
+
+    @is_held.setter
+    def is_held(self, is_held: bool) -> None:
+        self._is_held = is_held
+        self.on_change()
+
+    @property
+    def is_full(self) -> bool:
+        """True: less space than the reserve is free."""
+        return self._is_full
+
+    @is_full.setter
+    def is_full(self, is_full: bool) -> None:
+        self._is_full = is_full
+        self.on_change()
 
     def write(self, group: Group) -> None:
         """Take a group."""
@@ -89,7 +109,7 @@ class SimDisk(MemoryDisk):
 
     def repair(self) -> None:
         """End every fault but flipped bits."""
-        self.is_held = self.is_full = self.fails = False
+        self.fails = self.is_held = self.is_full = False
 
 
 class SimEngine(MemoryEngine):
@@ -102,6 +122,7 @@ class SimEngine(MemoryEngine):
         self._loop, self._life = loop, life
         self._group: Group | None = None
         self._timer: SimHandle | None = None
+        disk.on_change = self._on_change
 
     def is_of(self, life: Life) -> bool:
         """Return whether `life` made this engine."""
@@ -142,7 +163,7 @@ class SimEngine(MemoryEngine):
         error.__cause__ = OSError(errno.EIO, "input/output error")
         self._groups.failed(error)
 
-    def on_change(self) -> None:
+    def _on_change(self) -> None:
         """The disk's faults have changed: notice free space, and go on with a held group."""
         if not self.disk.is_full:
             self.writable = True

@@ -77,9 +77,7 @@ class SimNetwork:
 
     def unblock(self, source: str, target: str) -> None:
         """Let bytes through again, also those that wait."""
-        wire = self.wire(source, target)
-        wire.is_blocked = False
-        self.changed(wire)
+        self.wire(source, target).is_blocked = False
 
     def partition(self, one: Iterable[str], other: Iterable[str]) -> None:
         """Block everything between two groups of hosts, both ways."""
@@ -92,17 +90,7 @@ class SimNetwork:
     def heal(self) -> None:
         """End every fault of every wire."""
         for wire in self._wires.values():
-            fresh = Wire(wire.source, wire.target, self.latency_s, self.jitter_s)
-            for name in Wire.__slots__:
-                if name != "flows":
-                    setattr(wire, name, getattr(fresh, name))
-            self.changed(wire)
-
-    def changed(self, wire: Wire) -> None:
-        """Let what waits on a wire try again."""
-        for flow in wire.flows:
-            flow.arm()
-            flow.on_reset()
+            wire.heal(self.latency_s, self.jitter_s)
 
     def reset(self, one: str, other: str) -> None:
         """Reset every connection between two hosts; some of the bytes on the way are lost."""

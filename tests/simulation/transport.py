@@ -31,12 +31,12 @@ OnBytes = Callable[[str, str, int, bytes], None]
 
 
 class Wire:
-    """What happens to bytes from one host to another.  Set anything at any time; then call `SimNetwork.changed`."""
+    """What happens to bytes from one host to another.  Anything may be set at any time; it holds for what comes."""
 
     __slots__ = (
+        "_is_blocked",
         "bytes_per_s",
         "flows",
-        "is_blocked",
         "is_refused",
         "jitter_s",
         "latency_s",
@@ -57,11 +57,28 @@ class Wire:
         self.piece_bytes_max = 0
         """Pieces of 1 to so many bytes arrive one by one; 0: as they were written."""
         self.bytes_per_s = inf
-        self.is_blocked = False
-        """Nothing arrives, and nobody is told."""
+        self._is_blocked = False
         self.is_refused = False
         """Connections are refused, as if nobody listened."""
         self.flows: dict[Flow, None] = {}
+
+    @property
+    def is_blocked(self) -> bool:
+        """True: nothing arrives, and nobody is told; what waits goes on afterwards."""
+        return self._is_blocked
+
+    @is_blocked.setter
+    def is_blocked(self, is_blocked: bool) -> None:
+        self._is_blocked = is_blocked
+        for flow in tuple(self.flows):
+            flow.arm()
+            flow.on_reset()
+
+    def heal(self, latency_s: float, jitter_s: float) -> None:
+        """End every fault."""
+        self.latency_s, self.jitter_s, self.loss = latency_s, jitter_s, 0.0
+        self.piece_bytes_max, self.bytes_per_s = 0, inf
+        self.is_refused = self.is_blocked = False
 
     def delay_s(self, rng: Random) -> float:
         """Draw the time that one piece takes."""
@@ -130,7 +147,7 @@ class Flow:
 
     def arm(self) -> None:
         """Wait for the first piece, if it can arrive."""
-        if self.is_armed or not self.queue or self.wire.is_blocked or self.is_lost:
+        if self.is_armed or not self.queue or self.wire._is_blocked or self.is_lost:
             return
         receiver = self.receiver
         if not receiver.takes_bytes:
@@ -143,7 +160,7 @@ class Flow:
         """Hand over what has arrived by now."""
         self.is_armed = False
         queue, receiver = self.queue, self.receiver
-        if not queue or self.wire.is_blocked or self.is_lost or not receiver.takes_bytes:
+        if not queue or self.wire._is_blocked or self.is_lost or not receiver.takes_bytes:
             return
         now_s = receiver.loop.now_s
         due_s, data = queue[0]
@@ -191,7 +208,7 @@ class Flow:
     def on_reset(self) -> None:
         """Let a reset arrive that is due."""
         receiver = self.receiver
-        if self.reset_s > receiver.loop.now_s or self.wire.is_blocked or self.is_lost:
+        if self.reset_s > receiver.loop.now_s or self.wire._is_blocked or self.is_lost:
             return
         receiver.loop.post(receiver.life, 0.0, receiver.lose, ConnectionResetError(errno.ECONNRESET, "reset by peer"))
 

@@ -59,13 +59,13 @@ class SimHost:
         self.incarnation = 0
         self.is_bound = False
         self.has_lost = False
-        """True: rows that were written are gone, which `durability = "os"` allows; R48 applies."""
+        """True: acknowledged rows may be gone, since some store has `durability = "os"` (R48)."""
         self.death: BaseException | None = None
         """What the last process died of, if it was not killed."""
         self.life: Life | None = None
         self.node: Node
         self.engine: SimEngine
-        self.clock: SimClock
+        self.clock = SimClock(world.loop)
         self._task: SimTask[None]
         self._stopping: asyncio.Future[None]
         self.served: asyncio.Future[None] = world.loop.create_future()
@@ -81,7 +81,7 @@ class SimHost:
         """True while a process serves here."""
         return self.life is not None and self.node.state == "serving"
 
-    def start(self, offset_ms: int, *, accept_data_loss: bool) -> None:
+    def start(self, *, accept_data_loss: bool) -> None:
         """Start a process from what is on the disk.  Raises StorageError if it may not."""
         assert self.life is None, f"{self.name} runs already"
         if self.has_lost and not accept_data_loss:
@@ -95,13 +95,13 @@ class SimHost:
             self.served = world.loop.create_future()
         self._stopping = world.loop.create_future()
         world.network.on_birth(life)
-        self._task = world.loop.start_task(life, self._live(life, offset_ms), f"node {self.name}")
+        self._task = world.loop.start_task(life, self._live(life), f"node {self.name}")
         self._task.add_done_callback(lambda task: self._on_end(life, task), context=world.loop.kernel.context)
 
-    async def _live(self, life: Life, offset_ms: int) -> None:
+    async def _live(self, life: Life) -> None:
         """Do as `kvnode.process.run` does."""
         world = self.world
-        runtime, self.clock = sim_runtime(world.loop, life, offset_ms)
+        runtime = sim_runtime(world.loop, life, self.clock)
         self.engine = SimEngine(world.loop, life, self.disk, lambda error: self.on_defect(life, error))
         identity = Identity(self.name, self.node_id, self.incarnation, self.rng.getrandbits(63))
         self.node = node = Node(world.config, identity, self.engine, runtime, is_new=not self.is_bound)
@@ -146,7 +146,8 @@ class SimHost:
         if life is None:
             return
         if hasattr(self, "engine") and self.engine.is_of(life):
-            self.has_lost |= self.engine.cut(keep_unsynced)
+            is_volatile = any(store.durability == "os" for store in self.world.config.stores.values())
+            self.has_lost |= self.engine.cut(keep_unsynced) and is_volatile
         self._end(life, silently=silently)
 
     def _end(self, life: Life, *, silently: bool) -> None:
@@ -238,9 +239,14 @@ class SimWorld:
 
     # -- nodes
 
-    def start(self, index: int, *, offset_ms: int = 0, accept_data_loss: bool = False) -> None:
-        """Start a node that is down.  Raises StorageError if it refuses to; `serving` waits until it serves."""
-        self.hosts[index].start(offset_ms, accept_data_loss=accept_data_loss)
+    def start(self, index: int, *, offset_ms: int | None = None, accept_data_loss: bool = False) -> None:
+        """Start a node that is down; `serving` waits until it serves.  `offset_ms` sets its host's wall clock wrong.
+
+        Raises StorageError if it refuses to start, having lost rows (R48).
+        """
+        if offset_ms is not None:
+            self.hosts[index].clock.offset_ms = offset_ms
+        self.hosts[index].start(accept_data_loss=accept_data_loss)
         self.tell("start", self.hosts[index].name)
 
     async def serving(self, *indexes: int) -> None:
