@@ -13,7 +13,7 @@ Decides: the layout of a row and of a meta value, and what is refused as damaged
 The CRC32C covers the row key, then everything before the crc: a row that was written, or is read, under another key is
 as damaged as one with a flipped bit.  Nothing may follow the crc.
 
-One row of 100 bytes is encoded in about 1 us and decoded in 1.5 us, so neither needs a cache of encoded rows.
+One row of 100 bytes is encoded in about 1 us and decoded in as much, so neither needs a cache of encoded rows.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import NoReturn
 
 from crc32c import crc32c
 
-from kvclient.wire.values import BALLOT_BYTES, NO_BALLOT, Ballot
-from kvnode.core.record import NO_RECORD, Entry, Image, Record
+from kvclient.wire.values import BALLOT_BYTES, NO_BALLOT
+from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record
 from kvnode.storage.engine import DamagedRow
 
 ROW_FORMAT = 1
@@ -35,9 +35,14 @@ META_PREFIX = b"\xff\xff"
 _HEAD = struct.Struct(">BBIIIII")
 _CRC = struct.Struct(">I")
 _HEAD_BYTES, _CRC_BYTES = _HEAD.size, _CRC.size
+_BALLOTS = tuple(struct.Struct(f"{BALLOT_BYTES}s" * count) for count in range(4))
 _ROW_BYTES_MIN = _HEAD_BYTES + _CRC_BYTES
 _PROMISED, _ACCEPTED, _COMMITTED, _SETTLED = 1, 2, 4, 8
 _FLAGS = _PROMISED | _ACCEPTED | _COMMITTED | _SETTLED
+_THREE, _QUIET = _PROMISED | _ACCEPTED | _COMMITTED, _PROMISED | _COMMITTED
+_unpack = _HEAD.unpack_from
+_new = tuple.__new__
+"""A named tuple's own constructor takes twice as long, for two of them in each row."""
 
 
 def encode(key: bytes, image: Image) -> bytes:
@@ -68,35 +73,34 @@ def encode(key: bytes, image: Image) -> bytes:
 def decode(key: bytes, row: bytes) -> Image:
     """Return the image that a row holds.  Raises DamagedRow for anything that `encode` did not return for this key."""
     _check_crc(key, row, _ROW_BYTES_MIN)
-    form, flags, *lengths = _HEAD.unpack_from(row)
+    form, flags, accepted_bytes, accepted_window, committed_bytes, committed_window, overlay_bytes = _unpack(row)
     if form != ROW_FORMAT or flags & ~_FLAGS:
         refuse(key, f"has format {form} and flags {flags}, which this version does not know")
-    ballots = (flags & _PROMISED) + (flags >> 1 & 1) + (flags >> 2 & 1)
-    at = _HEAD_BYTES
-    if at + BALLOT_BYTES * ballots + sum(lengths) + _CRC_BYTES != len(row):
+    ballots = _BALLOTS[(flags & 1) + (flags >> 1 & 1) + (flags >> 2 & 1)]
+    accepted_at = _HEAD_BYTES + ballots.size
+    committed_at = accepted_at + accepted_bytes + accepted_window
+    overlay_at = committed_at + committed_bytes + committed_window
+    if overlay_at + overlay_bytes + _CRC_BYTES != len(row):
         refuse(key, f"has {len(row)} bytes, which is not what its head says")
-    promised = accepted_ballot = committed_ballot = NO_BALLOT
-    if flags & _PROMISED:
-        promised = Ballot(row[at : at + BALLOT_BYTES])
-        at += BALLOT_BYTES
-    if flags & _ACCEPTED:
-        accepted_ballot = Ballot(row[at : at + BALLOT_BYTES])
-        at += BALLOT_BYTES
-    if flags & _COMMITTED:
-        committed_ballot = Ballot(row[at : at + BALLOT_BYTES])
-        at += BALLOT_BYTES
-    accepted, at = _record(row, at, lengths[0], lengths[1])
-    committed, at = _record(row, at, lengths[2], lengths[3])
-    overlay = Entry(row[at : at + lengths[4]])
-    return Image(promised, accepted_ballot, accepted, committed_ballot, committed, overlay, bool(flags & _SETTLED))
+    found = ballots.unpack_from(row, _HEAD_BYTES)
+    if flags & _THREE == _QUIET:  # what most keys are, most of the time
+        promised, committed_ballot = found
+        accepted_ballot = NO_BALLOT
+    else:
+        left = iter(found)
+        promised = next(left) if flags & _PROMISED else NO_BALLOT
+        accepted_ballot = next(left) if flags & _ACCEPTED else NO_BALLOT
+        committed_ballot = next(left) if flags & _COMMITTED else NO_BALLOT
+    accepted = _record(row, accepted_at, accepted_bytes, committed_at) if committed_at > accepted_at else NO_RECORD
+    committed = _record(row, committed_at, committed_bytes, overlay_at) if overlay_at > committed_at else NO_RECORD
+    overlay = Entry(row[overlay_at:-_CRC_BYTES]) if overlay_bytes else NO_ENTRY
+    parts = (promised, accepted_ballot, accepted, committed_ballot, committed, overlay, flags >= _SETTLED)
+    return _new(Image, parts)
 
 
-def _record(row: bytes, at: int, body_bytes: int, window_bytes: int) -> tuple[Record, int]:
-    if not body_bytes and not window_bytes:
-        return NO_RECORD, at
+def _record(row: bytes, at: int, body_bytes: int, end: int) -> Record:
     middle = at + body_bytes
-    end = middle + window_bytes
-    return Record(row[at:middle], row[middle:end]), end
+    return _new(Record, (row[at:middle], row[middle:end]))
 
 
 def meta_key(name: str) -> bytes:
