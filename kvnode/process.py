@@ -20,14 +20,17 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from kvclient.errors import ConfigError
 from kvnode.config import Config
 from kvnode.node import Node
-from kvnode.runtime import real_runtime
+from kvnode.runtime import RealClock, Runtime, real_runtime
 from kvnode.service.membership import Identity
 from kvnode.storage.directory import DataDirectory
+from kvnode.storage.engine import Engine
 from kvnode.storage.rocks import RocksEngine
 
 SWITCH_INTERVAL_S = 0.0005
@@ -38,6 +41,8 @@ CLOCK_OFFSET_VARIABLE = "KVNODE_CLOCK_OFFSET_MS"
 PEERS_VARIABLE = "KVNODE_PEERS"
 """Environment variable that says where other nodes are dialled in place of their addresses: `n2=host:port,...`.
 Clients are still told the addresses.  With it `kvnode up --proxied` leads links through its proxies."""
+FAULTS_VARIABLE = "KVNODE_FAULTS"
+"""Environment variable that names a directory of faults on purpose (`faults`), for tests."""
 
 _log = logging.getLogger("kvnode")
 
@@ -51,6 +56,7 @@ async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -
     loop = asyncio.get_running_loop()
     runtime = real_runtime(int(os.environ.get(CLOCK_OFFSET_VARIABLE, "0")))
     config.node(node_id)
+    open_engine = _engine_opener(node_id, runtime)
     directory = DataDirectory.open(
         config.data_dir / node_id,
         cluster=config.cluster_name,
@@ -63,7 +69,7 @@ async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -
         if directory.may_have_lost:
             _log.warning("%s", _loss_text(directory))
         loop.set_exception_handler(_die_of_exception)
-        engine = RocksEngine.open(
+        engine = open_engine(
             directory.rows_path,
             config.limits,
             lambda error: die(f"a write to disk failed, and a failed sync is never retried: {error}"),
@@ -81,6 +87,17 @@ async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -
         directory.mark_clean()
     finally:
         directory.close()
+
+
+def _engine_opener(node_id: str, runtime: Runtime) -> Callable[..., Engine]:
+    """Return what opens the engine: one that fails on purpose, with a clock that does too, where tests ask for that."""
+    faults = os.environ.get(FAULTS_VARIABLE)
+    if not faults:
+        return RocksEngine.open
+    from kvnode.faults import Follower
+
+    assert isinstance(runtime.clock, RealClock)
+    return Follower(Path(faults) / f"{node_id}.json", runtime.clock, asyncio.get_running_loop()).open_engine
 
 
 def _peers(config: Config, text: str) -> dict[str, tuple[str, int]]:

@@ -1,0 +1,132 @@
+"""Faults on purpose, for tests with real processes: a clock that jumps, a disk that is slow, full, or fails to sync.
+
+Decides: how a test says what is wrong with a node, and how it goes wrong.  Leaves to others: when to hurt whom
+(`scripts/chaos.py`), and everything that follows from it.
+
+`process` imports this only if the environment says where the faults are (KVNODE_FAULTS, a directory); then node n1
+follows its file there, `n1.json`, looked at every POLL_S.  What the file does not name is as it should be, and so is
+everything without a file.  Replace the file as a whole, never write into it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rocksdict import Rdict, WriteBatch, WriteOptions
+
+from kvclient.errors import ConfigError
+from kvnode.config import Limits
+from kvnode.runtime import RealClock
+from kvnode.storage.rocks import RocksEngine
+
+POLL_S = 0.02
+SyncFailure = Literal["", "lost", "kept"]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What is wrong with one node."""
+
+    clock_offset_ms: int = 0
+    """Added to its wall clock."""
+    sync_delay_s: float = 0.0
+    """Added to every sync."""
+    sync_failure: SyncFailure = ""
+    """The next sync fails; what it should have synced is "lost", or is "kept" though nobody can know it."""
+    is_full: bool = False
+    """The disk has less free than the reserve."""
+
+
+HEALTHY = Faults()
+
+
+def load(path: Path) -> Faults:
+    """Return what the file says; nothing is wrong without one.  Raises ConfigError."""
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        faults = Faults(**facts)
+    except FileNotFoundError:
+        return HEALTHY
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} does not say what is wrong with a node: {error}") from error
+    if faults.sync_failure not in get_args(SyncFailure):
+        raise ConfigError(f'{path}: sync_failure = "{faults.sync_failure}" is none of {get_args(SyncFailure)}')
+    return faults
+
+
+class FaultyEngine(RocksEngine):
+    """The engine, over a disk that does what `faults` says."""
+
+    faults = HEALTHY
+
+    def __init__(
+        self,
+        database: Rdict,
+        path: Path,
+        limits: Limits,
+        fatal: Callable[[BaseException], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(FaultyDatabase(database, self), path, limits, fatal, loop)  # type: ignore[arg-type]
+
+    def _has_space(self) -> bool:
+        return not self.faults.is_full and super()._has_space()
+
+
+class FaultyDatabase:
+    """An open database whose writes are slow or fail."""
+
+    def __init__(self, database: Rdict, engine: FaultyEngine) -> None:
+        self._database = database
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    def write(self, batch: WriteBatch, options: WriteOptions) -> None:
+        """Write a batch, and sync it if the options say so and nothing is wrong."""
+        faults = self._engine.faults
+        if not options.sync:
+            self._database.write(batch, options)
+            return
+        if faults.sync_failure:
+            if faults.sync_failure == "kept":
+                self._database.write(batch, WriteOptions())
+            raise OSError(5, "Input/output error (made on purpose)")
+        self._database.write(batch, options)
+        if faults.sync_delay_s:
+            time.sleep(faults.sync_delay_s)
+
+
+class Follower:
+    """Keeps one node's clock and engine as wrong as its file says."""
+
+    def __init__(self, path: Path, clock: RealClock, loop: asyncio.AbstractEventLoop) -> None:
+        self._path = path
+        self._clock = clock
+        self._loop = loop
+        self._clock_offset_ms = clock.offset_ms
+        self.engine: FaultyEngine | None = None
+        self.follow()
+
+    def open_engine(self, *where: Any, create: bool) -> FaultyEngine:
+        """Open an engine that this follower steers; see `RocksEngine.open`."""
+        engine = FaultyEngine.open(*where, create=create)
+        assert isinstance(engine, FaultyEngine)
+        engine.faults = load(self._path)
+        self.engine = engine
+        return engine
+
+    def follow(self) -> None:
+        """Look into the file now, and again and again from now on."""
+        faults = load(self._path)
+        self._clock.offset_ms = self._clock_offset_ms + faults.clock_offset_ms
+        if self.engine is not None:
+            self.engine.faults = faults
+        self._loop.call_later(POLL_S, self.follow)
