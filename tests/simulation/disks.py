@@ -122,7 +122,7 @@ class SimEngine(MemoryEngine):
         self._loop, self._life = loop, life
         self._group: Group | None = None
         self._timer: SimHandle | None = None
-        disk.on_change = self._on_change
+        disk.on_change = self.on_change
 
     def is_of(self, life: Life) -> bool:
         """Return whether `life` made this engine."""
@@ -163,7 +163,7 @@ class SimEngine(MemoryEngine):
         error.__cause__ = OSError(errno.EIO, "input/output error")
         self._groups.failed(error)
 
-    def _on_change(self) -> None:
+    def on_change(self) -> None:
         """The disk's faults have changed: notice free space, and go on with a held group."""
         if not self.disk.is_full:
             self.writable = True

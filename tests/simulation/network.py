@@ -92,6 +92,9 @@ class SimNetwork:
         for wire in self._wires.values():
             wire.heal(self.latency_s, self.jitter_s)
 
+    def changed(self, wire: Wire) -> None:
+        """Does nothing (until nobody calls it): a wire notices what is set."""
+
     def reset(self, one: str, other: str) -> None:
         """Reset every connection between two hosts; some of the bytes on the way are lost."""
         for flow in self._between(one, other):

@@ -1,5 +1,10 @@
 """A cluster on virtual time, with clients: every process whole, and everything between them under the seed's control.
 
+(Changed at 23:10: `host.clock`, like `host.disk`, belongs to the host and is there from the beginning, also while the
+node is down.  Faults are attributes that take effect when set: `clock.offset_ms` (absolute), `clock.rate`,
+`clock.is_frozen`, `disk.is_held`, `disk.is_full`, `wire.is_blocked`; no `changed()` or `on_change()` afterwards.  The
+old calls jump, drift, freeze, thaw, changed, on_change go once nobody uses them.  `watch(on_durable=, on_written=)`.)
+
 Decides: which lives there are, what each node is built of, how a node dies and comes back, and the one source of all
 randomness.  Leaves to others: the scenario, its faults and its checks.
 
