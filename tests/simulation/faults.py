@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from simulation.scenario import Cluster, Fault
 
@@ -20,12 +20,21 @@ ALL_GROUPS: Final = 1 << 30
 """Unsynced groups that a crash keeps if only the process ends, and not the power."""
 
 Pair = tuple[int, int]
+
+
+class Size(NamedTuple):
+    """How many nodes and clients there are."""
+
+    nodes: int
+    clients: int
+
+
 Drawn = tuple[tuple[int, ...], float]
 
 
 @dataclass
 class Weather:
-    """Everything that is wrong at a moment; pairs are directed links, numbers are nodes."""
+    """Everything that is wrong at a moment.  Pairs are directed links; numbers are nodes, and after them clients."""
 
     down: set[int] = field(default_factory=set)
     stopped: set[int] = field(default_factory=set)
@@ -52,10 +61,8 @@ class Kind:
     what: str
     """Of `nodes` and `amount`, for people."""
     draw: Callable[[random.Random, Cluster, int], Drawn]
-    spoil: Callable[[Weather, Fault, int], None] = lambda weather, fault, nodes: None
-    """Add to the weather, given the number of nodes, what the fault does while it lasts."""
-    is_blow: bool = False
-    """True: `nemesis` does something once when it begins."""
+    spoil: Callable[[Weather, Fault, Size], None] = lambda weather, fault, size: None
+    """Add to the weather what the fault does while it lasts; a blow only (see `nemesis`) adds nothing."""
 
 
 # -- what is drawn
@@ -81,6 +88,12 @@ def _side(*amounts: float) -> Callable[[random.Random, Cluster, int], Drawn]:
     return draw
 
 
+def _apart(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
+    """Draw some nodes, and which clients are on their side (none: all clients see everybody)."""
+    nodes, _ = _side()(rng, cluster, clients)
+    return nodes, rng.choice((0, rng.getrandbits(clients)))
+
+
 def _victims(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
     """Draw one node, several, or all, and how many unsynced groups survive on each."""
     count = rng.choice((1, 1, 1, 2, max(1, cluster.replicas // 2), cluster.nodes))
@@ -99,53 +112,56 @@ def _between(one: set[int], other: set[int]) -> set[Pair]:
     return {(a, b) for a in one for b in other if a != b}
 
 
-def _partition(weather: Weather, fault: Fault, nodes: int) -> None:
+def _partition(weather: Weather, fault: Fault, size: Size) -> None:
     side = set(fault.nodes)
-    rest = set(range(nodes)) - side
+    rest = set(range(size.nodes)) - side
+    if fault.amount:
+        for client in range(size.clients):
+            (side if int(fault.amount) >> client & 1 else rest).add(size.nodes + client)
     weather.blocked |= _between(side, rest) | _between(rest, side)
 
 
-def _bridge(weather: Weather, fault: Fault, nodes: int) -> None:
+def _bridge(weather: Weather, fault: Fault, size: Size) -> None:
     """The first node sees all; the others of the fault and the rest do not see each other."""
     middle, *left = fault.nodes
-    right = set(range(nodes)) - set(fault.nodes)
+    right = set(range(size.nodes)) - set(fault.nodes)
     weather.blocked |= _between(set(left), right) | _between(right, set(left))
     weather.blocked -= {pair for pair in weather.blocked if middle in pair}
 
 
-def _ring(weather: Weather, fault: Fault, nodes: int) -> None:
+def _ring(weather: Weather, fault: Fault, size: Size) -> None:
     """Each node sees its neighbours on a ring, which for five nodes are a majority."""
-    far = {(a, b) for a in range(nodes) for b in range(nodes) if 1 < (a - b) % nodes < nodes - 1}
+    far = {(a, b) for a in range(size.nodes) for b in range(size.nodes) if 1 < (a - b) % size.nodes < size.nodes - 1}
     weather.blocked |= far
 
 
-def _slow_links(weather: Weather, fault: Fault, nodes: int) -> None:
+def _slow_links(weather: Weather, fault: Fault, size: Size) -> None:
     for node in fault.nodes:
-        for other in range(nodes):
+        for other in range(size.nodes):
             for pair in ((node, other), (other, node)):
                 weather.delays_ms[pair] = max(fault.amount, weather.delays_ms.get(pair, 0.0))
 
 
-def _slow_link(weather: Weather, fault: Fault, nodes: int) -> None:
+def _slow_link(weather: Weather, fault: Fault, size: Size) -> None:
     pair = fault.nodes[0], fault.nodes[1]
     weather.delays_ms[pair] = max(fault.amount, weather.delays_ms.get(pair, 0.0))
 
 
-def _drip(weather: Weather, fault: Fault, nodes: int) -> None:
-    weather.dripping |= {(node, other) for node in fault.nodes for other in range(nodes)}
+def _drip(weather: Weather, fault: Fault, size: Size) -> None:
+    weather.dripping |= {(node, other) for node in fault.nodes for other in range(size.nodes)}
 
 
-def _slow_disk(weather: Weather, fault: Fault, nodes: int) -> None:
+def _slow_disk(weather: Weather, fault: Fault, size: Size) -> None:
     for node in fault.nodes:
         weather.slow_disks_ms[node] = max(fault.amount, weather.slow_disks_ms.get(node, 0.0))
 
 
-def _wrong_clock(weather: Weather, fault: Fault, nodes: int) -> None:
+def _wrong_clock(weather: Weather, fault: Fault, size: Size) -> None:
     for node in fault.nodes:
         weather.offsets_ms[node] = weather.offsets_ms.get(node, 0) + int(fault.amount)
 
 
-def _drift(weather: Weather, fault: Fault, nodes: int) -> None:
+def _drift(weather: Weather, fault: Fault, size: Size) -> None:
     for node in fault.nodes:
         weather.drifts[node] = weather.drifts.get(node, 0.0) + fault.amount
 
@@ -154,33 +170,32 @@ KINDS: Final[dict[str, Kind]] = {
     "crash": Kind(
         "kill -9 and power loss of `nodes`; `amount` unsynced groups survive",
         _victims,
-        lambda weather, fault, nodes: weather.down.update(fault.nodes),
-        is_blow=True,
+        lambda weather, fault, size: weather.down.update(fault.nodes),
     ),
     "stop": Kind(
         "`nodes` are shut down in order, and started again",
         _one(),
-        lambda weather, fault, nodes: weather.stopped.update(fault.nodes),
+        lambda weather, fault, size: weather.stopped.update(fault.nodes),
     ),
     "pause": Kind(
         "the processes `nodes` do not run (SIGSTOP), and go on",
         _side(),
-        lambda weather, fault, nodes: weather.paused.update(fault.nodes),
+        lambda weather, fault, size: weather.paused.update(fault.nodes),
     ),
-    "partition": Kind("`nodes` and the others do not see each other", _side(), _partition),
+    "partition": Kind("`nodes`, and the clients in the bits of `amount`, and the others are apart", _apart, _partition),
     "bridge": Kind("two sides see each other's middle only, the first of `nodes`", _side(), _bridge),
     "ring": Kind("each node sees two neighbours only", _one(), _ring),
     "one-way": Kind(
         "nothing comes through from the first of `nodes` to the second",
         _pair(),
-        lambda weather, fault, nodes: weather.blocked.add((fault.nodes[0], fault.nodes[1])),
+        lambda weather, fault, size: weather.blocked.add((fault.nodes[0], fault.nodes[1])),
     ),
-    "reset": Kind("the connections between two nodes are reset", _pair(), is_blow=True),
-    "half-open": Kind("one of `nodes` forgets its connections to the other, which is not told", _pair(), is_blow=True),
+    "reset": Kind("the connections between two nodes are reset", _pair()),
+    "half-open": Kind("one of `nodes` forgets its connections to the other, which is not told", _pair()),
     "refuse": Kind(
         "the second of `nodes` takes no connections from the first",
         _pair(),
-        lambda weather, fault, nodes: weather.refused.add((fault.nodes[0], fault.nodes[1])),
+        lambda weather, fault, size: weather.refused.add((fault.nodes[0], fault.nodes[1])),
     ),
     "slow link": Kind("the link of two nodes, one way, is `amount` ms slower", _pair(5, 60, 400), _slow_link),
     "slow node": Kind("all links of `nodes` are `amount` ms slower", _one(5, 60, 400), _slow_links),
@@ -189,17 +204,16 @@ KINDS: Final[dict[str, Kind]] = {
     "held disk": Kind(
         "nothing is written on `nodes`",
         _side(),
-        lambda weather, fault, nodes: weather.held_disks.update(fault.nodes),
+        lambda weather, fault, size: weather.held_disks.update(fault.nodes),
     ),
     "full disk": Kind(
         "the disks of `nodes` are full up to the reserve",
         _side(),
-        lambda weather, fault, nodes: weather.full_disks.update(fault.nodes),
+        lambda weather, fault, size: weather.full_disks.update(fault.nodes),
     ),
     "failing disk": Kind(
         "the next write of `nodes` fails: the node ends, and is started again",
         _one(),
-        is_blow=True,
     ),
     "bit flip": Kind("a bit of a row of `nodes` flips at rest (the `amount`-th part of them)", _one(0.0, 0.5, 0.99)),
     "clock": Kind(
@@ -211,17 +225,18 @@ KINDS: Final[dict[str, Kind]] = {
     "frozen clock": Kind(
         "the wall clocks of `nodes` stand still",
         _one(),
-        lambda weather, fault, nodes: weather.frozen.update(fault.nodes),
+        lambda weather, fault, size: weather.frozen.update(fault.nodes),
     ),
-    "client": Kind("client `amount` ends at once, in the middle of its call", _client, is_blow=True),
+    "client": Kind("client `amount` ends at once, in the middle of its call", _client),
 }
 
 
-def weather_of(active: list[Fault], cluster: Cluster) -> Weather:
+def weather_of(active: list[Fault], cluster: Cluster, clients: int) -> Weather:
     """Return what is wrong while these faults are active."""
+    size = Size(cluster.nodes, clients)
     weather = Weather()
     for node, offset_ms in enumerate(cluster.offsets_ms):
         weather.offsets_ms[node] = offset_ms
     for fault in active:
-        KINDS[fault.kind].spoil(weather, fault, cluster.nodes)
+        KINDS[fault.kind].spoil(weather, fault, size)
     return weather

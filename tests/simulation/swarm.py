@@ -72,7 +72,7 @@ def draw(seed: int, bias: Bias = NO_BIAS) -> Scenario:
     """Return the scenario of a seed."""
     rng = random.Random(f"scenario {seed}")
     cluster = _draw_cluster(rng, bias)
-    horizon_ms = rng.choice((300.0, 1000.0, 3000.0))
+    horizon_ms = rng.choice((30.0, 300.0, 1000.0, 3000.0))
     kinds = list(bias.key_kinds) or _some(rng, KEY_KINDS)
     if cluster.mix == "strong-only":
         kinds = [kind for kind in kinds if kind in ("strong", "ttl", "counter")] or ["strong"]
@@ -130,7 +130,7 @@ def _draw_clients(
     total = bias.operations or rng.choice((20, 40, 60, 100))
     count = rng.choice((2, 3, 3, 5, 8))
     weights = {f: rng.choice((0, 1, 1, 3)) for f in sorted({f for kind in FS.values() for f in kind})}
-    pause_ms = horizon_ms * count / total * rng.choice((0.0, 0.2, 1.0))
+    pause_ms = horizon_ms * count / total * rng.choice((0.2, 0.6, 1.0))
     drawing = _Drawing(rng, bias, cluster, keys, weights, pause_ms, is_batched=rng.random() < 0.2)
     return tuple(tuple(drawing.act() for _ in range(max(1, total // count))) for _ in range(count))
 
