@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simulation.loop import EPOCH_S, Life, SimHandle, SimLoop
+from simulation.lives import Life, SimHandle
+from simulation.loop import EPOCH_S, SimLoop
 
 from kvnode.runtime import Runtime
 
@@ -64,20 +65,6 @@ class SimClock:
         self._take_anchor()
         self._rate, self._is_frozen, self._offset_ms = 1.0, False, 0.0
         self._wall_ms = WALL_EPOCH_MS + (self._loop.now_s - EPOCH_S) * 1000
-
-    # -- the same as calls (until nobody uses them)
-
-    def jump(self, by_ms: float) -> None:
-        self.offset_ms += by_ms
-
-    def drift(self, rate: float) -> None:
-        self.rate = rate
-
-    def freeze(self) -> None:
-        self.is_frozen = True
-
-    def thaw(self) -> None:
-        self.is_frozen = False
 
     # -- what the node reads
 

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from math import log
 from random import Random
 
-from simulation.loop import Life, SimHandle, SimLoop
+from simulation.lives import Life, SimHandle
+from simulation.loop import SimLoop
 from xxhash import xxh3_64_intdigest
 
 from kvnode.core.record import Image
@@ -122,11 +123,7 @@ class SimEngine(MemoryEngine):
         self._loop, self._life = loop, life
         self._group: Group | None = None
         self._timer: SimHandle | None = None
-        disk.on_change = self.on_change
-
-    def is_of(self, life: Life) -> bool:
-        """Return whether `life` made this engine."""
-        return self._life is life
+        disk.on_change = self._on_change
 
     def _write(self, group: Group) -> None:
         disk = self.disk
@@ -163,7 +160,7 @@ class SimEngine(MemoryEngine):
         error.__cause__ = OSError(errno.EIO, "input/output error")
         self._groups.failed(error)
 
-    def on_change(self) -> None:
+    def _on_change(self) -> None:
         """The disk's faults have changed: notice free space, and go on with a held group."""
         if not self.disk.is_full:
             self.writable = True
@@ -171,9 +168,13 @@ class SimEngine(MemoryEngine):
             self._begin(self._group)
 
     def cut(self, keep_unsynced: int | None) -> bool:
-        """Die as the node does and leave on the disk what is written, and of that only the first `keep_unsynced` groups
-        since the last sync (None: all).  Return whether anything was lost that was written."""
+        """Die, and return whether anything was lost that had been written.
+
+        The group that was being written may be on the disk, as a whole.  Of all groups since the last sync the first
+        `keep_unsynced` survive (None: all).
+        """
         disk = self.disk
+        disk.on_change = lambda: None
         if self._group is not None and disk.rng.random() < 0.5:
             disk.write(self._group)
         self._group = None

@@ -4,10 +4,10 @@ Decides: which ready call runs next, and when time passes.  Leaves to others: wh
 disk does (`disks`), who lives when (`world`).
 
 - Every call, timer and task belongs to a *life*: one run of one process, found in the context in which it was made.  Of
-  the lives that have something to do one is picked at random; within a life calls run in order, as asyncio promises, or
-  (`fifo=False`) at random, which no program may mind that does not count on more than asyncio promises to tasks.
+  the lives that have something to do one is picked at random.  Within a life calls run in order, as asyncio promises,
+  or (`fifo=False`) at random, which is more than a real loop may do and finds what leans on the order.
 - Time passes by `STEP_S` with every call, and jumps to the next timer when nobody has anything to do.  So a crash may
-  fall between any two calls, and a life that only spins is found out.
+  fall between any two calls.
 - A life that was killed does nothing any more and is never told: its calls are dropped, its coroutines are kept as they
   stand until `dispose`, so that no `finally` runs, which is how a process ends that is killed.
 
@@ -25,11 +25,12 @@ import gc
 import heapq
 import random
 import sys
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import contextmanager
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from simulation.lives import LIFE, Life, SimHandle, SimTask
 
 if TYPE_CHECKING:
     from simulation.network import SimNetwork
@@ -40,9 +41,10 @@ EPOCH_S = 1000.0
 """Virtual time begins here: nothing may depend on it being small."""
 STEP_S = 2e-6
 TASKS_KEPT_MIN = 256
+"""Of a life's tasks those that are done are forgotten every so many."""
+_LOOK_STEPS = 1 << 12
+"""How many calls pass between two looks at the limits of a run."""
 _MASK = (1 << 64) - 1
-
-_life: ContextVar[Life] = ContextVar("life")
 
 
 class SimError(Exception):
@@ -57,65 +59,6 @@ class SimDefect(SimError):
     """An exception reached the loop of a life that has no use for it; its cause says which."""
 
 
-class Life:
-    """One run of one process.  `on_defect` hears of exceptions that nobody has caught."""
-
-    __slots__ = (
-        "context",
-        "is_dead",
-        "is_paused",
-        "is_runnable",
-        "name",
-        "number",
-        "on_defect",
-        "ready",
-        "rng",
-        "tasks",
-    )
-
-    def __init__(self, name: str, number: int, rng: random.Random, on_defect: Callable[[Life, BaseException], None]):
-        self.name, self.number, self.rng, self.on_defect = name, number, rng, on_defect
-        self.ready: deque[SimHandle] = deque()
-        self.tasks: list[SimTask[Any]] = []
-        self.is_dead = self.is_paused = self.is_runnable = False
-        self.context = copy_context()
-        self.context.run(_life.set, self)
-
-
-class SimHandle(asyncio.TimerHandle):
-    """A call that is due, now or later."""
-
-    __slots__ = ("args", "callback", "context", "is_cancelled", "life", "when_s")
-
-    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: Context, life: Life) -> None:
-        self.callback, self.args, self.context, self.life = callback, args, context, life
-        self.is_cancelled = False
-        self.when_s = 0.0
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-
-    def cancelled(self) -> bool:
-        return self.is_cancelled
-
-    def when(self) -> float:
-        return self.when_s
-
-    def __repr__(self) -> str:
-        return f"<call of {self.callback!r:.120} by {self.life.name}>"
-
-
-class SimTask(asyncio.Task[T]):
-    """A task whose hash does not depend on where it lies in memory: sets of tasks have one order in every process."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, T], loop: SimLoop, number: int, **options: Any) -> None:
-        self.number = number
-        super().__init__(coroutine, loop=loop, **options)
-
-    def __hash__(self) -> int:
-        return self.number
-
-
 class SimLoop(asyncio.AbstractEventLoop):
     """The loop of all lives."""
 
@@ -125,6 +68,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.steps = 0
         self.step_max = 20_000_000
         self.end_s = EPOCH_S + 86_400.0
+        """Limits of a run, looked at now and then."""
         self.trace = 0
         self.network: SimNetwork
         self.lives: list[Life] = []
@@ -195,7 +139,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             life = self.current
             handle = SimHandle(callback, args, life.context, life)
         else:
-            handle = SimHandle(callback, args, context, context[_life])
+            handle = SimHandle(callback, args, context, context[LIFE])
         self._enqueue(handle)
         return handle
 
@@ -207,7 +151,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> SimHandle:
-        life = self.current if context is None else context[_life]
+        life = self.current if context is None else context[LIFE]
         handle = SimHandle(callback, args, context or life.context, life)
         handle.when_s = when
         self._timer_count = count = self._timer_count + 1
@@ -226,10 +170,10 @@ class SimLoop(asyncio.AbstractEventLoop):
     # -- tasks and futures
 
     def create_task(  # type: ignore[override]
-        self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: Context | None = None
+        self, coro: Coroutine[Any, Any, T], *, context: Context | None = None, **options: Any
     ) -> SimTask[T]:
-        life = self.current if context is None else context[_life]
-        return self._new_task(life, coro, name=name, context=context)
+        life = self.current if context is None else context[LIFE]
+        return self._new_task(life, coro, context=context, **options)
 
     def start_task(self, life: Life, coroutine: Coroutine[Any, Any, T], name: str | None = None) -> SimTask[T]:
         """Return a new task of `life`, whoever runs now."""
@@ -237,7 +181,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _new_task(self, life: Life, coroutine: Coroutine[Any, Any, T], **options: Any) -> SimTask[T]:
         self._task_count = number = self._task_count + 1
-        task = SimTask(coroutine, self, number, **options)
+        task = SimTask(coroutine, number, loop=self, **options)
         tasks = life.tasks
         tasks.append(task)
         if not len(tasks) % TASKS_KEPT_MIN:
@@ -259,9 +203,19 @@ class SimLoop(asyncio.AbstractEventLoop):
         task.add_done_callback(self._finish, context=self.kernel.context)
         with self._running():
             self._turn()
+        self._look_for_lost_exceptions()
         if self.failure is not None:
             raise self.failure
         return task.result()
+
+    def _look_for_lost_exceptions(self) -> None:
+        """Take tasks for failed whose exception nobody has asked for: they are not collected before the end."""
+        for life in self.lives:
+            for task in () if life.is_dead else life.tasks:
+                if task.get_name() != "main" and task.done() and task._log_traceback:
+                    error = task.exception()
+                    assert error is not None
+                    self._on_exception(life, error)
 
     def _finish(self, _: object) -> None:
         self._is_over = True
@@ -308,6 +262,8 @@ class SimLoop(asyncio.AbstractEventLoop):
                 continue
             self.now_s += STEP_S
             self.steps += 1
+            if not self.steps % _LOOK_STEPS:
+                self._check_limits()
             self.trace = hash((self.trace, life.number, self.now_s))
             self.current = life
             try:
@@ -320,7 +276,11 @@ class SimLoop(asyncio.AbstractEventLoop):
         if not self._timers:
             raise SimStuck(f"nothing can happen any more; pending are {self.pending()}")
         self.now_s = self._timers[0][0]
-        if self.now_s > self.end_s or self.steps > self.step_max:
+        if self.now_s > self.end_s:
+            self._check_limits()
+
+    def _check_limits(self) -> None:
+        if self.steps > self.step_max or self.now_s > self.end_s:
             passed_s = self.now_s - EPOCH_S
             raise SimStuck(f"no end after {self.steps} calls and {passed_s:.1f} s; pending are {self.pending()}")
 

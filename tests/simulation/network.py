@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
-from simulation.loop import Life, SimLoop
+from simulation.lives import Life
+from simulation.loop import SimLoop
 from simulation.transport import Flow, OnBytes, SimTransport, Wire
 
 SYN_AGAIN_S = 0.5
@@ -91,9 +92,6 @@ class SimNetwork:
         """End every fault of every wire."""
         for wire in self._wires.values():
             wire.heal(self.latency_s, self.jitter_s)
-
-    def changed(self, wire: Wire) -> None:
-        """Does nothing (until nobody calls it): a wire notices what is set."""
 
     def reset(self, one: str, other: str) -> None:
         """Reset every connection between two hosts; some of the bytes on the way are lost."""

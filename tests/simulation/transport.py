@@ -19,7 +19,8 @@ from math import inf, log
 from random import Random
 from typing import Any, cast
 
-from simulation.loop import Life, SimLoop
+from simulation.lives import Life
+from simulation.loop import SimLoop
 from xxhash import xxh3_64_intdigest
 
 SOCKET_BYTES = 128 * 1024

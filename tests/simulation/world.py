@@ -1,13 +1,5 @@
 """A cluster on virtual time, with clients: every process whole, and everything between them under the seed's control.
 
-(Changed at 23:10: `host.clock`, like `host.disk`, belongs to the host and is there from the beginning, also while the
-node is down.  Faults are attributes that take effect when set: `clock.offset_ms` (absolute), `clock.rate`,
-`clock.is_frozen`, `disk.is_held`, `disk.is_full`, `wire.is_blocked`; no `changed()` or `on_change()` afterwards.  The
-old calls jump, drift, freeze, thaw, changed, on_change go once nobody uses them.  `watch(on_durable=, on_written=)`.)
-
-Decides: which lives there are, what each node is built of, how a node dies and comes back, and the one source of all
-randomness.  Leaves to others: the scenario, its faults and its checks.
-
     world = SimWorld(7, config)
     for index in range(3):
         world.start(index)
@@ -40,7 +32,8 @@ from typing import Any, TypeVar
 
 from simulation.clocks import SimClock, sim_runtime
 from simulation.disks import OnRow, SimDisk, SimEngine
-from simulation.loop import Life, SimLoop, SimTask
+from simulation.lives import Life, SimTask
+from simulation.loop import SimLoop
 from simulation.network import SimNetwork
 
 from kvclient import chance
@@ -67,14 +60,16 @@ class SimHost:
         """True: acknowledged rows may be gone, since some store has `durability = "os"` (R48)."""
         self.death: BaseException | None = None
         """What the last process died of, if it was not killed."""
+        self.clock = SimClock(world.loop)
         self.life: Life | None = None
         self.node: Node
         self.engine: SimEngine
-        self.clock = SimClock(world.loop)
-        self._task: SimTask[None]
-        self._stopping: asyncio.Future[None]
+        """Node and engine of the present process, or of the last."""
         self.served: asyncio.Future[None] = world.loop.create_future()
-        """Done once the present process serves, or when it has ended without."""
+        """Done once the present process serves, or has ended without."""
+        self.ended: asyncio.Future[None] = world.loop.create_future()
+        """Done once the present process has ended, however."""
+        self._stopping: asyncio.Future[None]
 
     @property
     def is_up(self) -> bool:
@@ -87,31 +82,38 @@ class SimHost:
         return self.life is not None and self.node.state == "serving"
 
     def start(self, *, accept_data_loss: bool) -> None:
-        """Start a process from what is on the disk.  Raises StorageError if it may not."""
+        """Start a process from what is on the disk.  Raises StorageError if it refuses to start."""
         assert self.life is None, f"{self.name} runs already"
         if self.has_lost and not accept_data_loss:
             raise StorageError(f"{self.name} has lost rows of a store with durability os (docs/protocol.md R48)")
         self.has_lost = False
         self.incarnation += 1
         self.death = None
-        world = self.world
-        self.life = life = world.loop.new_life(self.name, self.rng, self.on_defect)
+        loop = self.world.loop
+        self.life = life = loop.new_life(self.name, self.rng, self.on_defect)
+        self.world.network.on_birth(life)
         if self.served.done():
-            self.served = world.loop.create_future()
-        self._stopping = world.loop.create_future()
-        world.network.on_birth(life)
-        self._task = world.loop.start_task(life, self._live(life), f"node {self.name}")
-        self._task.add_done_callback(lambda task: self._on_end(life, task), context=world.loop.kernel.context)
+            self.served = loop.create_future()
+        self.ended, self._stopping = loop.create_future(), loop.create_future()
+        try:
+            self._build(life)
+        except StorageError as error:
+            self.on_defect(life, error)
+            return
+        task = loop.start_task(life, self._live(self.node), f"node {self.name}")
+        task.add_done_callback(lambda task: self._on_end(life, task), context=loop.kernel.context)
 
-    async def _live(self, life: Life) -> None:
-        """Do as `kvnode.process.run` does."""
-        world = self.world
-        runtime = sim_runtime(world.loop, life, self.clock)
-        self.engine = SimEngine(world.loop, life, self.disk, lambda error: self.on_defect(life, error))
+    def _build(self, life: Life) -> None:
+        """Do what `kvnode.process.run` does before it serves."""
+        loop = self.world.loop
+        self.engine = SimEngine(loop, life, self.disk, lambda error: self.on_defect(life, error))
         identity = Identity(self.name, self.node_id, self.incarnation, self.rng.getrandbits(63))
-        self.node = node = Node(world.config, identity, self.engine, runtime, is_new=not self.is_bound)
-        node.on_serving = self._on_serving
-        node.on_refusal = lambda text: self.on_defect(life, StorageError(text))
+        runtime = sim_runtime(loop, life, self.clock)
+        self.node = Node(self.world.config, identity, self.engine, runtime, is_new=not self.is_bound)
+        self.node.on_serving = self._on_serving
+        self.node.on_refusal = lambda text: self.on_defect(life, StorageError(text))
+
+    async def _live(self, node: Node) -> None:
         await node.start()
         await self._stopping
         await node.stop()
@@ -147,19 +149,17 @@ class SimHost:
 
     def kill(self, keep_unsynced: int | None, *, silently: bool) -> None:
         """End the process where it stands."""
-        life = self.life
-        if life is None:
-            return
-        if hasattr(self, "engine") and self.engine.is_of(life):
+        if self.life is not None:
             is_volatile = any(store.durability == "os" for store in self.world.config.stores.values())
             self.has_lost |= self.engine.cut(keep_unsynced) and is_volatile
-        self._end(life, silently=silently)
+            self._end(self.life, silently=silently)
 
     def _end(self, life: Life, *, silently: bool) -> None:
         self.world.loop.kill(life)
         self.world.network.on_death(life, silently=silently)
         self.life = None
         self._settle()
+        self.ended.set_result(None)
 
     async def stop(self) -> None:
         """Stop the process as SIGTERM does, and return when it has ended."""
@@ -167,7 +167,7 @@ class SimHost:
             return
         if not self._stopping.done():
             self._stopping.set_result(None)
-        await asyncio.wait((self._task,))
+        await asyncio.wait((self.ended,))
 
 
 class SimWorld:
