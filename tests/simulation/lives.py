@@ -69,11 +69,9 @@ class SimHandle(asyncio.TimerHandle):
 class SimTask(asyncio.Task[T]):
     """A task whose hash does not depend on where it lies in memory: sets of tasks have one order in every process."""
 
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, number: int, **options: Any
-    ) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, T], number: int, **options: Any) -> None:
         self.number = number
-        super().__init__(coroutine, loop=loop, **options)
+        super().__init__(coroutine, **options)
 
     def __hash__(self) -> int:
         return self.number
