@@ -23,6 +23,7 @@ from kvnode.net.connection import Link, Refusal
 from kvnode.net.listener import Listener
 from kvnode.net.peers import Peers
 from kvnode.runtime import Runtime
+from kvnode.service import exchange
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.commits import Commits
 from kvnode.service.consensus import Consensus
@@ -167,7 +168,7 @@ class Node:
     def _deliver(self, link: HomeLink, message: Message) -> None:
         self._table[message[0]](link, message)
 
-    def _on_below_floor(self, link: Link, message: list[Any]) -> None:
+    def _on_below_floor(self, link: exchange.Link, message: Message) -> None:
         """A commit met a floor: the record is settled above it by a round (R12)."""
         self.consensus.settle(message[1], self.placements.of(message[1][2:]))
 
@@ -278,7 +279,7 @@ class Node:
             "limits": {name: getattr(limits, name) for name in names},
         }
 
-    def on_batch(self, link: Link, batch: list[list[Any]]) -> None:
+    def on_batch(self, link: exchange.Link, batch: list[list[Any]]) -> None:
         """Take the messages of one frame, in order; operations of one frame on one key share a round (R14)."""
         table, consensus = self._table, self.consensus
         try:

@@ -37,7 +37,7 @@ from kvnode.core.version import ballot_ms, ballot_stamp, entry_visible
 NO_HORIZON = b"\xff" * 8
 
 
-class InvariantViolation(AssertionError):
+class InvariantViolation(Exception):
     """Something that the protocol excludes was seen: the process must stop at once, and nothing may catch this."""
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import islice
-from typing import Any
 
 from kvclient.wire import messages as m
+from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.core.record import Record
 from kvnode.runtime import Timers
@@ -66,7 +66,7 @@ class Commits:
         if link is not None:
             link.send((m.COMMIT, self._epoch, key, ballot, record.body, record.window))
 
-    def on_unknown_ballot(self, link: Link, message: list[Any]) -> None:
+    def on_unknown_ballot(self, link: Link, message: Message) -> None:
         """A replica does not hold what it was told to mark: send it the record that is committed here by now (R12)."""
         _, key, ballot = message
         image = self._registers.get(key).shown

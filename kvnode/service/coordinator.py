@@ -11,11 +11,11 @@ that is lost after sending is an unknown outcome (4a).  Overload is answered at 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 
 from kvclient.wire import messages as m
+from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_VERSION, TTL_MS_MAX, VERSION_BYTES, Version, etag_parse
 from kvnode.config import Limits
 from kvnode.core.operation import CHECK_ABSENT, CHECK_ETAG, CHECK_NONE, Operation, Step
@@ -51,7 +51,7 @@ class _Forwarded:
         self.has_effect = has_effect
         self.number = 0
 
-    def on_reply(self, index: int, message: list[Any]) -> None:
+    def on_reply(self, index: int, message: Message) -> None:
         if index != self.target or message[0] != m.FORWARDED:
             return
         answer = message[2]
@@ -99,17 +99,17 @@ class Coordinator:
         self._forwarded: dict[int, _Forwarded] = {}
         self.is_serving = False
 
-    def handlers(self) -> dict[int, Callable[[Link, list[Any]], None]]:
+    def handlers(self) -> dict[int, Callable[[Link, Message], None]]:
         """Return the handler of each message kind that a client may send."""
         return dict.fromkeys(m.CLIENT_REQUESTS, self.on_request)
 
     # -- admission
 
-    def on_request(self, link: Link, message: list[Any]) -> None:
+    def on_request(self, link: Link, message: Message) -> None:
         """Take a client's request."""
         self._admit(link, message, is_forwarded=False)
 
-    def on_forward(self, link: Link, message: list[Any]) -> None:
+    def on_forward(self, link: Link, message: Message) -> None:
         """Take a request that another node forwards; it is answered to that node, and never forwarded again."""
         request = message[2]
         m.check(request)
@@ -117,7 +117,7 @@ class Coordinator:
             raise m.MessageError(f"a forwarded request of kind {request[0]}")
         self._admit(ForwardLink(link, message[1]), request, is_forwarded=True)
 
-    def _admit(self, link: Link, message: list[Any], *, is_forwarded: bool) -> None:
+    def _admit(self, link: Link, message: Message, *, is_forwarded: bool) -> None:
         statistics = self._statistics
         statistics.in_flight += 1
         link.requests += 1
@@ -142,7 +142,7 @@ class Coordinator:
                 is_settled = _is_only_attempt(message)
                 request.fail("invalid-request", str(error), is_settled=is_settled)
 
-    def _dispatch(self, kind: int, request: Request, message: list[Any]) -> None:
+    def _dispatch(self, kind: int, request: Request, message: Message) -> None:
         if kind == m.STATUS:
             self._inspection.status(request)
         elif kind == m.SCAN:
@@ -156,7 +156,7 @@ class Coordinator:
 
     # -- paths
 
-    def _get(self, request: Request, placement: Placement, message: list[Any]) -> None:
+    def _get(self, request: Request, placement: Placement, message: Message) -> None:
         _, _, name, strong, r, timeout_ms, explain = message
         key = placement.prefix + name
         request.is_explained = bool(explain)
@@ -173,7 +173,7 @@ class Coordinator:
             return
         self._eventual.read(request, key, placement, r, request.started_s + timeout_ms / 1000)
 
-    def _mutate(self, request: Request, placement: Placement, message: list[Any]) -> None:
+    def _mutate(self, request: Request, placement: Placement, message: Message) -> None:
         _, _, name, session, sequence, attempt, mark, issued_at_ms, deadline_ms, action, check, etag = message[:12]
         content, ttl_ms, w = message[12:]
         self._check_operation(session, sequence, attempt, mark, issued_at_ms, deadline_ms)
@@ -230,7 +230,7 @@ class Coordinator:
             for action, check, etag, content, ttl_ms in steps
         )
 
-    def _write(self, request: Request, placement: Placement, message: list[Any]) -> None:
+    def _write(self, request: Request, placement: Placement, message: Message) -> None:
         _, _, name, w, timeout_ms, content, ttl_ms, token, stamp = message
         draft = self._draft(request, placement, name, w, timeout_ms, token)
         self._check_content(content, ttl_ms)
@@ -243,7 +243,7 @@ class Coordinator:
         else:
             raise InvalidRequest(f"a stamp has {VERSION_BYTES + 1} bytes, not {len(stamp)}")
 
-    def _stamp(self, request: Request, placement: Placement, message: list[Any]) -> None:
+    def _stamp(self, request: Request, placement: Placement, message: Message) -> None:
         _, _, name, timeout_ms, token = message
         draft = self._draft(request, placement, name, 1, timeout_ms, token)
         draft.stamp_only = True
@@ -263,7 +263,7 @@ class Coordinator:
         draft.deadline_s = request.started_s + timeout_ms / 1000
         return draft
 
-    def _explain(self, request: Request, placement: Placement, message: list[Any]) -> None:
+    def _explain(self, request: Request, placement: Placement, message: Message) -> None:
         self._inspection.explain(request, placement, message[2])
 
     # -- checks
@@ -282,7 +282,7 @@ class Coordinator:
 
     # -- forwarding
 
-    def _forward(self, request: Request, placement: Placement, message: list[Any]) -> None:
+    def _forward(self, request: Request, placement: Placement, message: Message) -> None:
         if request.is_forwarded:
             request.fail(
                 "not-connected", "this node holds no copy of the key, and forwards only once; the rings differ"
@@ -317,7 +317,7 @@ class Coordinator:
             forwarded.give_up("deadline-exceeded")
 
 
-def _timeout_s(message: list[Any], now_ms: int) -> float:
+def _timeout_s(message: Message, now_ms: int) -> float:
     kind = message[0]
     if kind == m.MUTATE:
         remaining_ms: int = message[8] - now_ms
@@ -330,7 +330,7 @@ def _timeout_s(message: list[Any], now_ms: int) -> float:
     return min(max(remaining_ms, 0), 3_600_000) / 1000
 
 
-def _is_only_attempt(message: list[Any]) -> bool:
+def _is_only_attempt(message: Message) -> bool:
     """Return whether a refusal of this request speaks for every attempt.  Limits may differ between nodes, and in time:
     an earlier attempt of the operation, or a write with the same stamp, may have been applied (R21)."""
     kind = message[0]
@@ -349,7 +349,7 @@ _KINDS = {
     m.EXPLAIN: "explain",
 }
 _ACTIONS = {m.DELETE: "strong delete", m.TRANSACT: "transact"}
-_PATHS: dict[int, Callable[[Coordinator, Request, Placement, list[Any]], None]] = {
+_PATHS: dict[int, Callable[[Coordinator, Request, Placement, Message], None]] = {
     m.GET: Coordinator._get,
     m.MUTATE: Coordinator._mutate,
     m.WRITE: Coordinator._write,

@@ -12,7 +12,6 @@ token that a client brings counts once its base is known to be chosen (R7, 4a).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
@@ -86,7 +85,7 @@ class _Write:
         self.maybe = False
         """True if a replica whose answer never came may have stored the entry."""
 
-    def on_reply(self, index: int, message: list[Any]) -> None:
+    def on_reply(self, index: int, message: Message) -> None:
         if message[0] == m.WRITTEN:
             self.tally.add_yes(index)
             self.superseded |= message[2]
@@ -144,7 +143,7 @@ class _Read:
         self.number = 0
         self.states: dict[int, Promise] = {}
 
-    def on_reply(self, index: int, message: list[Any]) -> None:
+    def on_reply(self, index: int, message: Message) -> None:
         if message[0] != m.PROMISE:
             self.on_lost(index)
             return

@@ -11,7 +11,7 @@ returns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 from kvclient.wire.frames import Message
 
@@ -31,7 +31,7 @@ class Link(Protocol):
 class Exchange(Protocol):
     """Somebody who waits for replies.  Both methods may end the exchange."""
 
-    def on_reply(self, index: int, message: list[Any]) -> None:
+    def on_reply(self, index: int, message: Message) -> None:
         """Take a reply of node `index`."""
 
     def on_lost(self, index: int) -> None:
@@ -75,7 +75,7 @@ class Exchanges:
         """Forget an exchange; later replies to it are dropped."""
         self.open.pop(number, None)
 
-    def on_reply(self, link: Link, message: list[Any]) -> None:
+    def on_reply(self, link: Link, message: Message) -> None:
         """Hand a reply to its exchange."""
         exchange = self.open.get(message[1])
         if exchange is not None:

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from kvclient.wire import messages as m
+from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, body_content, body_times, etag_of
 from kvnode.core.proposer import Promise
 from kvnode.core.reading import FastRead, Reading
@@ -50,7 +51,7 @@ class _Explanation:
         self.promises: dict[int, str] = {}
         self.silent: dict[int, str] = {}
 
-    def on_reply(self, index: int, message: list[Any]) -> None:
+    def on_reply(self, index: int, message: Message) -> None:
         if message[0] == m.PROMISE:
             self.states[index] = promise_of(message)
             self.promises[index] = ballot_text(message[11])
@@ -102,7 +103,7 @@ class Inspection:
 
     # -- scan
 
-    def scan(self, request: Request, message: list[Any]) -> None:
+    def scan(self, request: Request, message: Message) -> None:
         """Answer with one page of keys, in order, over the partitions asked for."""
         _, _, store, prefix, partitions, after, limit, with_values = message
         if any(type(number) is not int or not 0 <= number < self._partitions for number in partitions):

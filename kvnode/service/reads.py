@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 from kvclient.wire import messages as m
+from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, NO_VERSION, Ballot, body_times
 from kvnode.config import Limits
 from kvnode.core.operation import NOT_APPLIED, VALUE, Operation, Result
@@ -81,7 +82,7 @@ class Gathering:
         """Return the core that judges this gathering's digests."""
         return FastRead(self.slot.placement.quorums, needed=self.needed, is_second=self.is_second)
 
-    def on_reply(self, index: int, message: list[Any]) -> None:
+    def on_reply(self, index: int, message: Message) -> None:
         """Feed a digest (or the whole state, once the record is wanted)."""
         if not self.asked >> index & 1:
             return
@@ -305,7 +306,7 @@ class StrongReads:
             if link is not None and link.send(message):
                 gathering.asked |= 1 << index
 
-    def on_state(self, gathering: Gathering, message: list[Any]) -> None:
+    def on_state(self, gathering: Gathering, message: Message) -> None:
         """Take a whole state: if it holds the wanted record, or a later committed one, answer and keep it here too."""
         state = promise_of(message)
         wanted, key = gathering.wanted, gathering.slot.key

@@ -88,7 +88,7 @@ class Replica:
 
     # -- the register
 
-    def on_prepare(self, link: Link, message: list[Any]) -> None:
+    def on_prepare(self, link: Link, message: Message) -> None:
         """R9, R11: promise, and show everything durable; a promise below the ceiling needs no sync."""
         _, number, epoch, key, ballot = message
         _check(key, ballot)
@@ -111,7 +111,7 @@ class Replica:
         else:
             link.send(promise_message(number, register.image, register.floor, before))
 
-    def on_accept(self, link: Link, message: list[Any]) -> None:
+    def on_accept(self, link: Link, message: Message) -> None:
         """R10: accept, and acknowledge once it is durable.  A commit that rides along is done first, and stands."""
         _, number, epoch, key, ballot, body, window, base, following, commit = message
         _check(key, ballot)
@@ -144,7 +144,7 @@ class Replica:
         else:
             self._answer_repeat(key, register, link, (m.ACCEPTED, number, NO_ENTRY))
 
-    def on_commit(self, link: Link, message: list[Any]) -> None:
+    def on_commit(self, link: Link, message: Message) -> None:
         """R12: mark a chosen ballot; needs no sync and no answer, unless it could not be done.
 
         A repair is dropped while the disk cannot take more: nobody waits for it, and another read sends it again.
@@ -156,7 +156,7 @@ class Replica:
         record = Record(body, window) if len(body) >= BODY_HEADER_BYTES else NO_RECORD
         self._commit(link, key, ballot, record)
 
-    def on_marks(self, link: Link, message: list[Any]) -> None:
+    def on_marks(self, link: Link, message: Message) -> None:
         """R12 for many keys: mark chosen ballots whose records this replica should hold."""
         _, epoch, marks = message
         if epoch != self._epoch:
@@ -176,7 +176,7 @@ class Replica:
 
     # -- reads and the overlay
 
-    def on_read(self, link: Link, message: list[Any]) -> None:
+    def on_read(self, link: Link, message: Message) -> None:
         """R6, R20: show the last durable state, as a digest or whole; a read never waits for a sync."""
         _, number, epoch, key, whole = message
         if epoch != self._epoch or len(key) < 5:
@@ -194,7 +194,7 @@ class Replica:
             register.digest = digest_of(register.shown, register.floor)
         return register.digest
 
-    def on_entry(self, link: Link, message: list[Any]) -> None:
+    def on_entry(self, link: Link, message: Message) -> None:
         """R29, R30: keep an eventual write that is newer; acknowledge it, or what supersedes it, once that is
         durable."""
         _, number, epoch, key, entry = message

@@ -7,9 +7,10 @@ count for clearing its operations of doubt (R21).  Leaves to others: when a roun
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from kvclient.wire import messages as m
+from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.core.operation import Operation
 from kvnode.core.proposer import Round, Step
@@ -65,7 +66,7 @@ class Slot:
         self.seen: Ballot = NO_BALLOT
         self.since_s = 0.0
 
-    def on_reply(self, index: int, message: list[Any]) -> None:
+    def on_reply(self, index: int, message: Message) -> None:
         """Feed a replica's reply to the round."""
         round_ = self.round
         kind = message[0]

@@ -6,8 +6,6 @@ may be shown (`replica`: only what is durable, R6) and what it means (`core.prop
 
 from __future__ import annotations
 
-from typing import Any
-
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, Ballot
@@ -35,7 +33,7 @@ def promise_message(number: int, image: Image, floor: Ballot, before: Ballot) ->
     )
 
 
-def promise_of(message: list[Any]) -> Promise:
+def promise_of(message: Message) -> Promise:
     """Return the state that a PROMISE shows."""
     return Promise(
         message[2],
