@@ -13,7 +13,8 @@ Invariants:
 
 Caveats, each seen in a test: an iterator that meets a damaged block just ends, so its status is asked for at the end;
 RocksDB skips a zeroed part of the log, so `wal` looks first; it names a damaged log only in its own LOG file, so that
-is read for it.
+is read for it; rocksdict opens an existing database with the options that it was made with, and without filters, unless
+the column family is given its own.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ class RocksEngine:
             )
         check_logs(path)
         try:
-            database = Rdict(str(path), _options(limits))
+            options = _options(limits)
+            database = Rdict(str(path), options, {"default": options})
         except Exception as error:  # rocksdict raises plain exceptions
             _refuse(error, f"the rows in {path} cannot be opened", path)
         return cls(database, path, limits, fatal, loop)

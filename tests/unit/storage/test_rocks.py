@@ -202,6 +202,19 @@ async def test_rows_and_meta_values_survive_a_clean_restart(
     assert engine.load_meta("ceiling") == b"abc"
 
 
+async def test_a_database_is_opened_with_the_limits_of_today_not_with_those_that_it_was_made_with(
+    tmp_path: Path,
+) -> None:
+    """Else a changed limit has no effect, and files written after a restart have no filters."""
+    for write_buffer_bytes in (1 << 20, 2 << 20):
+        loop = asyncio.get_running_loop()
+        limits = Limits(disk_reserve_bytes=0, write_buffer_bytes=write_buffer_bytes)
+        await RocksEngine.open(tmp_path, limits, pytest.fail, loop).close()
+        options = max(tmp_path.glob("OPTIONS-*"), key=lambda file: int(file.name[8:])).read_text()
+        assert f"write_buffer_size={write_buffer_bytes}\n" in options
+        assert "filter_policy=bloomfilter" in options
+
+
 async def test_rows_that_should_be_there_and_are_not_are_refused(tmp_path: Path, reopened: Any) -> None:
     """R44: a lost disk is no empty disk."""
     with pytest.raises(StorageError, match=r"there are no rows in .*: leave it down, keep its .* R44"):
