@@ -1,0 +1,376 @@
+"""Whole nodes in a simulated world: they start, serve, die, come back, and what was acknowledged is there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from simulation.loop import SimDefect
+from simulation.world import SimWorld
+
+import kvclient
+from kvnode.config import Config, StoreConfig, local
+from kvnode.core.record import Image
+from kvnode.storage.engine import DamagedRow, StorageError
+
+CONFIG = replace(local(3), partitions=4)
+VOLATILE = replace(CONFIG, stores={"default": StoreConfig(durability="os")})
+
+
+def world_of(seed: int = 1, config: Config = CONFIG, *, fifo: bool = False) -> SimWorld:
+    """Return a world whose nodes have been started."""
+    logging.getLogger("kvnode").setLevel(logging.CRITICAL)
+    world = SimWorld(seed, config, fifo=fifo)
+    for index in range(len(config.nodes)):
+        world.start(index)
+    return world
+
+
+def run(world: SimWorld, main: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return world.run(main)
+    finally:
+        world.close()
+
+
+async def put(world: SimWorld, key: str, value: object) -> None:
+    async with kvclient.connect(world.addresses) as kv:
+        await kv.put(key, value, consistency="strong")
+
+
+async def put_until_refused(world: SimWorld, key: str) -> None:
+    with pytest.raises(kvclient.KvError):  # noqa: PT012
+        for value in range(10):
+            await put(world, key, value)
+
+
+async def read(world: SimWorld, key: str) -> object:
+    async with kvclient.connect(world.addresses) as kv:
+        item = await kv.get(key, consistency="strong")
+        return None if item is None else item.value
+
+
+# -- life
+
+
+@pytest.mark.parametrize("fifo", [True, False])
+def test_three_whole_nodes_serve_the_real_client(fifo: bool) -> None:
+    world = world_of(fifo=fifo)
+
+    async def main() -> None:
+        await world.serving()
+        assert all(host.is_serving for host in world.hosts)
+        await put(world, "k", "v")
+        assert await read(world, "k") == "v"
+
+    run(world, main())
+
+
+def test_a_killed_node_comes_back_with_what_it_had_and_as_its_next_incarnation() -> None:
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        await put(world, "k", "v")
+        for index in range(3):
+            world.crash(index)
+        assert not any(host.is_up for host in world.hosts)
+        for index in range(3):
+            world.start(index)
+        await world.serving()
+        assert await read(world, "k") == "v"
+        assert [host.incarnation for host in world.hosts] == [2, 2, 2]
+
+    run(world, main())
+
+
+def test_a_node_stops_in_order_and_its_links_say_goodbye() -> None:
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        await put(world, "k", "v")
+        await world.stop(0)
+        assert not world.hosts[0].is_up
+        assert world.hosts[0].node.state == "stopped"
+        assert world.hosts[0].death is None
+        assert await read(world, "k") == "v"
+
+    run(world, main())
+
+
+def test_a_stop_ends_also_if_the_node_dies_on_the_way() -> None:
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        stopping = asyncio.create_task(world.stop(0))
+        await asyncio.sleep(0)
+        world.crash(0)
+        await stopping
+
+    run(world, main())
+
+
+def test_a_machine_that_is_off_is_noticed_by_its_silence_only() -> None:
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        links = world.hosts[1].node.peers.links
+        world.crash(0, silently=True)
+        await asyncio.sleep(CONFIG.limits.link_silence_s / 2)
+        assert links[0] is not None
+        await asyncio.sleep(2 * CONFIG.limits.link_silence_s)
+        assert links[0] is None
+
+    run(world, main())
+
+
+def test_a_paused_node_goes_on_as_if_nothing_had_been() -> None:
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        await put(world, "k", "v")
+        world.pause(0)
+        assert await read(world, "k") == "v"
+        world.resume(0)
+        await asyncio.sleep(1)
+        assert world.hosts[0].is_serving
+
+    run(world, main())
+
+
+def test_a_partitioned_minority_does_not_serve_strongly_until_it_is_healed() -> None:
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        async with kvclient.connect(world.config.nodes[0].address) as kv:
+            world.network.partition(["n1"], ["n2", "n3", "alone"])
+            world.network.partition(["world"], ["n2", "n3"])
+            with pytest.raises(kvclient.KvError):
+                await kv.put("k", 1, consistency="strong", timeout=3)
+            world.network.heal()
+            await asyncio.sleep(CONFIG.limits.link_silence_s)
+            await kv.put("k", 2, consistency="strong")
+
+    run(world, main())
+
+
+# -- disks and clocks
+
+
+def test_a_failed_write_ends_the_node_and_loses_nothing() -> None:
+    """R45."""
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        world.hosts[0].disk.fails = True
+        await put(world, "k", "v")
+        await asyncio.sleep(1)
+        assert isinstance(world.hosts[0].death, StorageError)
+        assert not world.hosts[0].is_up
+        world.start(0)
+        await world.serving()
+        assert await read(world, "k") == "v"
+
+    run(world, main())
+
+
+def test_a_flipped_bit_keeps_a_node_out() -> None:
+    """R46, R47."""
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        world.crash(0)
+        disk = world.hosts[0].disk
+        disk.flip_bit(disk.keys[-1])
+        world.start(0)
+        await world.serving()
+        assert isinstance(world.hosts[0].death, DamagedRow)
+        assert not world.hosts[0].is_up
+
+    run(world, main())
+
+
+def test_a_full_disk_refuses_writes_and_takes_them_again() -> None:
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        await put(world, "k", 1)
+        for host in world.hosts:
+            host.disk.is_full = True
+        await put_until_refused(world, "k")
+        assert await read(world, "k") is not None
+        for host in world.hosts:
+            host.disk.is_full = False
+        await put(world, "k", "last")
+
+    run(world, main())
+
+
+def test_a_power_cut_with_volatile_stores_needs_leave_to_start() -> None:
+    """R48."""
+    world = world_of(config=VOLATILE)
+
+    async def main() -> None:
+        await world.serving()
+        async with kvclient.connect(world.addresses) as kv:
+            while not world.hosts[0].disk.unsynced:
+                await kv.put("k", "v", consistency="strong")
+        world.crash(0, keep_unsynced=0)
+        with pytest.raises(StorageError, match="R48"):
+            world.start(0)
+        world.start(0, accept_data_loss=True)
+        await world.serving()
+        assert world.hosts[0].is_serving
+
+    run(world, main())
+
+
+def test_whoever_watches_sees_every_row_that_is_durable_on_a_majority() -> None:
+    world = world_of()
+    seen: dict[int, list[Image]] = {0: [], 1: [], 2: []}
+    world.watch(on_durable=lambda replica, key, image: seen[replica].append(image))
+
+    async def main() -> None:
+        await world.serving()
+        await put(world, "k", "seen")
+        holders = [images for images in seen.values() if any(b"seen" in image.accepted.body for image in images)]
+        assert len(holders) >= 2
+
+    run(world, main())
+
+
+def test_a_clock_may_be_wrong_in_every_way_but_the_monotonic_one_never_goes_back() -> None:
+    """R2-R5."""
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        right, wrong = world.hosts[0].clock, world.hosts[1].clock
+        wrong.offset_ms = -5000
+        assert right.wall_ms() - wrong.wall_ms() == 5000
+        wrong.rate = 0.5
+        before_ms, before_s = wrong.wall_ms(), wrong.monotonic_s()
+        await asyncio.sleep(10)
+        assert wrong.wall_ms() - before_ms == pytest.approx(5000, abs=2)
+        assert wrong.monotonic_s() - before_s == pytest.approx(5, abs=0.001)
+        wrong.is_frozen = True
+        before_ms, before_s = wrong.wall_ms(), wrong.monotonic_s()
+        await asyncio.sleep(10)
+        assert wrong.wall_ms() == before_ms
+        assert wrong.monotonic_s() > before_s
+        wrong.correct()
+        assert abs(right.wall_ms() - wrong.wall_ms()) <= 1
+
+    run(world, main())
+
+
+# -- clients
+
+
+def test_a_client_is_killed_in_the_middle_of_a_call_without_a_word() -> None:
+    world = world_of()
+    seen: list[str] = []
+
+    async def client() -> None:
+        try:
+            async with kvclient.connect(world.addresses) as kv:
+                while True:
+                    await kv.put("k", 1, consistency="strong")
+        finally:
+            seen.append("finally")
+
+    async def main() -> None:
+        await world.serving()
+        task = world.spawn("c1", client)
+        await asyncio.sleep(0.1)
+        world.kill_client("c1")
+        await asyncio.sleep(1)
+        assert not task.done()
+        assert seen == []
+        assert await read(world, "k") == 1
+        await asyncio.sleep(1)
+        assert all(host.node.listener.connections == 2 for host in world.hosts)
+
+    run(world, main())
+
+
+def test_what_a_client_raises_ends_the_run_if_nobody_asks_for_it() -> None:
+    world = world_of()
+
+    async def client() -> None:
+        raise LookupError("the client's own")
+
+    async def main() -> None:
+        world.spawn("c1", client)
+        await asyncio.sleep(1)
+
+    with pytest.raises(SimDefect, match="the client's own"):
+        run(world, main())
+
+
+def test_two_clients_draw_from_streams_of_their_own() -> None:
+    world = world_of()
+    drawn: dict[str, bytes] = {}
+
+    async def client(name: str) -> None:
+        async with kvclient.connect(world.addresses) as kv:
+            drawn[name] = kv.new_operation_id().session
+
+    async def main() -> None:
+        await world.serving()
+        await asyncio.gather(*[world.spawn(name, lambda name=name: client(name)) for name in ("c1", "c2")])  # type: ignore[misc]
+
+    run(world, main())
+    assert len(set(drawn.values())) == 2
+
+
+# -- one seed, one run
+
+
+def digest_under_faults(seed: int) -> str:
+    """Return the digest of a short run with everything in it; `test_kernel` runs it in other processes, too."""
+    world = world_of(seed)
+
+    async def client(name: str) -> None:
+        async with kvclient.connect(world.addresses) as kv:
+            for number in range(10):
+                try:
+                    await kv.put("k", [name, number], consistency="strong", timeout=2)
+                    await kv.update("n", lambda count: count + 1, default=0)
+                except kvclient.KvError:
+                    await asyncio.sleep(0.1)
+
+    async def main() -> None:
+        await world.serving()
+        tasks = [world.spawn(name, lambda name=name: client(name)) for name in ("c1", "c2")]  # type: ignore[misc]
+        world.network.wire("n1", "n2").piece_bytes_max = 20
+        world.network.wire("n2", "n3").loss = 0.1
+        world.hosts[1].clock.offset_ms = 300
+        await asyncio.sleep(0.02)
+        world.crash(0)
+        world.network.reset("n2", "c1")
+        await asyncio.sleep(0.1)
+        world.start(0)
+        world.network.partition(["n2"], ["n1", "n3"])
+        await asyncio.sleep(0.5)
+        world.network.heal()
+        await asyncio.wait(tasks)
+
+    run(world, main())
+    return world.digest
+
+
+def test_a_seed_gives_the_same_run_again() -> None:
+    assert digest_under_faults(5) == digest_under_faults(5) != digest_under_faults(6)
