@@ -273,7 +273,10 @@ class Consensus:
             return "quorum-unreachable"
         if (members & ~slot.refusers).bit_count() >= needed:
             return ""
-        if slot.complaint == "clock-skew" and ballot_ms(round_.ballot) > self.now_ms() + self._limits.max_offset_ms:
+        now_ms = self.now_ms()
+        if slot.complaint == "clock-skew" and ballot_ms(round_.ballot) > now_ms + self._limits.max_offset_ms:
+            if self._ceilings.hybrid.is_ahead(now_ms):
+                return "clock-skew"  # this node's own time: its wall clock was far ahead, and was set back
             slot.seen = NO_BALLOT  # it was another's ballot, from a clock far ahead, that we had outbid (R5)
             return ""
         return slot.complaint if slot.complaint in ("overloaded", "clock-skew") else ""

@@ -241,6 +241,21 @@ def test_a_clock_far_ahead_costs_its_own_coordinator_only() -> None:
     assert call.kind == m.APPLIED
 
 
+def test_a_clock_that_was_far_ahead_and_is_set_back_is_admitted_at_once() -> None:
+    """R2, R5: the hybrid clock never falls, so this node's ballots stay ahead: another coordinator must do it."""
+    world, a, b, _ = trio()
+    put(world, b"old", b)
+    settle(world)
+    world.hosts[a].clock.offset_ms = 200_000
+    world.put("k", b"ahead", a)
+    world.run(0.5)
+    world.hosts[a].clock.offset_ms = 0
+    own = world.put("k", b"set back", a)
+    world.run(0.5)
+    assert (own.code, own.outcome) == ("clock-skew", "not applied")
+    assert world.read("k", b) == b"old"
+
+
 def test_a_late_retry_finds_out_what_became_of_it() -> None:
     """R24: after its deadline an operation never runs; its retry answers from the window, undisturbed by the sweep."""
     world, a, b, _ = trio()
