@@ -24,7 +24,7 @@ from simulation.loop import SimLoop
 from xxhash import xxh3_64_intdigest
 
 SOCKET_BYTES = 128 * 1024
-RETRANSMIT_S = 0.2
+RETRANSMIT_S, RETRANSMIT_S_MAX = 0.2, 5.0
 PIECES_MAX = 64
 """A write falls into at most so many pieces: a large value must not make a run endless."""
 
@@ -54,7 +54,7 @@ class Wire:
         self.jitter_s = jitter_s
         """The mean of what comes on top; it has a long tail."""
         self.loss = 0.0
-        """Probability that a piece must be sent again, which takes `RETRANSMIT_S` and more."""
+        """Probability that a piece must be sent again, which takes `RETRANSMIT_S`, then twice that, and so on."""
         self.piece_bytes_max = 0
         """Pieces of 1 to so many bytes arrive one by one; 0: as they were written."""
         self.bytes_per_s = inf
@@ -86,7 +86,7 @@ class Wire:
         delay_s = self.latency_s - self.jitter_s * log(1.0 - rng.random())
         if self.loss:
             again_s = RETRANSMIT_S
-            while rng.random() < self.loss and again_s < 60:
+            while again_s < RETRANSMIT_S_MAX and rng.random() < self.loss:
                 delay_s += again_s
                 again_s *= 2
         return delay_s
