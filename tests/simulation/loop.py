@@ -6,7 +6,7 @@ disk does (`disks`), who lives when (`world`).
 - Every call, timer and task belongs to a *life*: one run of one process, found in the context in which it was made.  Of
   the lives that have something to do one is picked at random.  Within a life calls run in order, as asyncio promises,
   or (`fifo=False`) at random, which is more than a real loop may do and finds what leans on the order.
-- Time passes by `STEP_S` with every call, and jumps to the next timer when nobody has anything to do.  So a crash may
+- Time passes by `step_s` with every call, and jumps to the next timer when nobody has anything to do.  So a crash may
   fall between any two calls.
 - A life that was killed does nothing any more and is never told: its calls are dropped, its coroutines are kept as they
   stand until `dispose`, so that no `finally` runs, which is how a process ends that is killed.
@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import heapq
 import random
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import Context
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from simulation.lives import LIFE, Life, SimHandle, SimTask
@@ -40,6 +40,7 @@ T = TypeVar("T")
 EPOCH_S = 1000.0
 """Virtual time begins here: nothing may depend on it being small."""
 STEP_S = 2e-6
+"""What a call takes unless `SimLoop.step_s` says otherwise; in truth it is some 10 us."""
 TASKS_KEPT_MIN = 256
 """Of a life's tasks those that are done are forgotten every so many."""
 _LOOK_STEPS = 1 << 12
@@ -65,6 +66,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def __init__(self, rng: random.Random, *, fifo: bool = False) -> None:
         self.fifo = fifo
         self.now_s = EPOCH_S
+        self.step_s = STEP_S
         self.steps = 0
         self.step_max = 20_000_000
         self.end_s = EPOCH_S + 86_400.0
@@ -129,7 +131,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             self._enqueue(handle)
         else:
             self._timer_count = count = self._timer_count + 1
-            heapq.heappush(self._timers, (when_s, count, handle))
+            heappush(self._timers, (when_s, count, handle))
         return handle
 
     def call_soon(  # type: ignore[override]
@@ -155,7 +157,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         handle = SimHandle(callback, args, context or life.context, life)
         handle.when_s = when
         self._timer_count = count = self._timer_count + 1
-        heapq.heappush(self._timers, (when, count, handle))
+        heappush(self._timers, (when, count, handle))
         return handle
 
     def _enqueue(self, handle: SimHandle) -> None:
@@ -242,25 +244,29 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _turn(self) -> None:
         """Run calls until the run is over.  Everything passes here: it is kept flat."""
-        timers, runnable, fifo, draw = self._timers, self._runnable, self.fifo, self._rng.random
+        timers, runnable, fifo, draw, step_s = self._timers, self._runnable, self.fifo, self._rng.random, self.step_s
         while not self._is_over:
-            if timers and timers[0][0] <= self.now_s:
-                self._enqueue(heapq.heappop(timers)[2])
-                continue
             if not runnable:
-                self._pass_time()
+                handle = self._pass_time()
+                life = handle.life
+                if life.is_dead or life.is_paused or (timers and timers[0][0] <= self.now_s):
+                    self._enqueue(handle)
+                    continue
+            elif timers and timers[0][0] <= self.now_s:
+                self._enqueue(heappop(timers)[2])
                 continue
-            life = runnable[int(draw() * len(runnable))] if len(runnable) > 1 else runnable[0]
-            ready = life.ready
-            if not fifo and len(ready) > 1:
-                ready.rotate(-int(draw() * len(ready)))
-            handle = ready.popleft()
-            if not ready:
-                life.is_runnable = False
-                runnable.remove(life)
-            if handle.is_cancelled:
-                continue
-            self.now_s += STEP_S
+            else:
+                life = runnable[int(draw() * len(runnable))] if len(runnable) > 1 else runnable[0]
+                ready = life.ready
+                if not fifo and len(ready) > 1:
+                    ready.rotate(-int(draw() * len(ready)))
+                handle = ready.popleft()
+                if not ready:
+                    life.is_runnable = False
+                    runnable.remove(life)
+                if handle.is_cancelled:
+                    continue
+            self.now_s += step_s
             self.steps += 1
             if not self.steps % _LOOK_STEPS:
                 self._check_limits()
@@ -271,13 +277,19 @@ class SimLoop(asyncio.AbstractEventLoop):
             except Exception as error:
                 self._on_exception(life, error)
 
-    def _pass_time(self) -> None:
-        """Jump to the next timer."""
-        if not self._timers:
-            raise SimStuck(f"nothing can happen any more; pending are {self.pending()}")
-        self.now_s = self._timers[0][0]
-        if self.now_s > self.end_s:
-            self._check_limits()
+    def _pass_time(self) -> SimHandle:
+        """Jump to the next timer and return it."""
+        timers = self._timers
+        while timers:
+            when_s, _, handle = heappop(timers)
+            if handle.is_cancelled:
+                continue
+            if when_s > self.now_s:
+                self.now_s = when_s
+                if when_s > self.end_s:
+                    self._check_limits()
+            return handle
+        raise SimStuck(f"nothing can happen any more; pending are {self.pending()}")
 
     def _check_limits(self) -> None:
         if self.steps > self.step_max or self.now_s > self.end_s:

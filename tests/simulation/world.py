@@ -44,6 +44,9 @@ from kvnode.storage.engine import StorageError
 
 T = TypeVar("T")
 
+STEPS_S = (2e-6, 1e-5, 1e-5, 1e-4)
+"""What a call takes, drawn for each world: the slower the machines, the more crashes fall into the middle of things."""
+
 
 class SimHost:
     """The machine of one node: what outlives the node's processes, and the process that runs, if one does."""
@@ -177,6 +180,7 @@ class SimWorld:
         self.seed, self.config = seed, config
         self.rng = self.stream("world")
         self.loop = SimLoop(self.stream("loop"), fifo=fifo)  # type: ignore[abstract]  # what it lacks raises
+        self.loop.step_s = self.rng.choice(STEPS_S)
         names = {(node.host, node.port): node.id for node in config.nodes}
         self.network = self.loop.network = SimNetwork(self.loop, self.stream("network"), names)
         self.hosts = [SimHost(self, index) for index in range(len(config.nodes))]
