@@ -220,9 +220,16 @@ class Oracle:
             )
 
     def on_shown(self, key: bytes, version: Version, *, is_strong: bool) -> None:
-        """Check what a read or a refusal shows: a chosen change, or an eventual write that was on a disk (R6, R20)."""
+        """Check what a read or a refusal shows: a chosen change, or an eventual write that was on a disk (R6, R20).
+
+        A round may fold a write, show that to one operation, and change it by the next: then something greater is
+        chosen.
+        """
         known = self._keys.get(key, _Key())
         if version in known.changes or (not is_strong and version in known.entries):
+            return
+        is_folded = version[BALLOT_BYTES:] in self._stamps and any(change > version for change in known.changes)
+        if is_strong and is_folded:
             return
         broken(
             "a dirty read" if not is_strong else "a strong read of what is not chosen",

@@ -11,13 +11,16 @@ same, within bounded virtual time, and what the clients saw is judged as a whole
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from checkers.history import Operation
+from checkers.judge import judge
 from simulation.loop import SimDefect, SimStuck
 from simulation.nemesis import Nemesis, client_name
 from simulation.oracle import Oracle, Violation, broken
@@ -72,7 +75,7 @@ def run(scenario: Scenario, on_event: OnEvent | None = None) -> Verdict:
     trial = Trial(scenario, on_event)
     problem = None
     try:
-        with _problems():
+        with _problems(), _silence():
             trial.go()
     except Violation as violation:
         problem = Problem(violation.check, str(violation))
@@ -104,6 +107,17 @@ def _problems() -> Iterator[None]:
         raise Violation(f"an exception: {type(cause).__name__}", f"{defect}: {cause!r}") from defect
     except InvariantViolation as violation:
         raise Violation("an invariant", str(violation)) from violation
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nodes log nothing: a run has a thousand lines that nobody reads."""
+    logger = logging.getLogger("kvnode")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def config_of(cluster: Cluster) -> Config:
@@ -153,8 +167,8 @@ class Trial:
         self.world.tell("heal")
         await self.nemesis.heal()
         await self._clients_end()
-        await self._read_all()
-        await self._replicas_agree()
+        await self._come_to_rest()
+        await self._spawned("judge", self._read_finally)
 
     def _working(self) -> list[asyncio.Task[None]]:
         """Return the clients that live and are not done; raises what one of them found."""
@@ -175,77 +189,116 @@ class Trial:
                 broken("a client never ends", f"{names} {bound_s:.0f} s after all faults have ended")
             await asyncio.wait(working, timeout=1.0)
 
-    async def _read_all(self) -> None:
-        """Each key is read once strongly, and once from all its replicas, which repairs them."""
-        most = self.scenario.cluster.replicas
-        task = self.world.spawn("reader", lambda: self._read(most))
-        await asyncio.wait((task,))
-        task.result()
+    async def _come_to_rest(self) -> None:
+        """Each key is read once strongly, and once from all its replicas, which repairs them: then they agree.
 
-    async def _read(self, most: int) -> None:
-        async with kvclient.connect(self.world.addresses) as kv:
-            for key in self.scenario.keys:
-                await self._read_one(kv, key, "strong", None)
-                live = sum(self.world.hosts[index].is_serving for index in self._owners(key))
-                await self._read_one(kv, key, "eventual", min(most, live))
+        An eventual write stamped by a clock that was ahead is refused by the others until their time has come (R2); so
+        then it takes that much longer.
+        """
+        await self._spawned("reader", self._read_all)
+        differing = await self._disagreement()
+        if differing and (ahead_s := _clock_ahead_s(self.scenario)):
+            await asyncio.sleep(ahead_s)
+            await self._spawned("second reader", self._read_all)
+            differing = await self._disagreement()
+        if differing:
+            broken("replicas do not agree", differing)
+        for host in self.world.hosts:
+            if host.is_serving:
+                for register in host.node.registers._cache.values():
+                    register.invariants()
 
-    async def _read_one(
-        self, kv: kvclient.Kv, key: str, consistency: Any, r: int | None, *, is_final: bool = False
-    ) -> None:
-        recorder = self.watch.recorder
-        index = recorder.invoke("reader", "read", key, mode=consistency, is_final=is_final)
-        try:
-            item = await kv.get(key, consistency=consistency, r=r, timeout=READ_TIMEOUT_S)
-        except KvError as error:
-            broken("no read after all faults have ended", f"{consistency} read of {key}, r={r}: {error}")
-        self.watch.check_shown(key, item, is_strong=consistency == "strong")
-        recorder.ok(index, self.watch.shown(item), item.etag if item else None)
-
-    # -- rest
-
-    async def _replicas_agree(self) -> None:
-        """Replicas come to show the same, and then all reads give the same."""
+    async def _disagreement(self) -> str:
+        """Wait until all replicas show the same of every key; return what still differs after `REST_S`."""
         end_s = self.world.loop.now_s + REST_S
         while (differing := self._differing()) and self.world.loop.now_s < end_s:
             await asyncio.sleep(_POLL_S)
-        if differing:
-            broken("replicas do not agree", differing)
-        for host in self._live():
-            for register in host.node.registers._cache.values():
-                register.invariants()
-        task = self.world.spawn("judge", self._read_finally)
+        return differing
+
+    async def _spawned(self, name: str, client: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a client as a host of its own to its end."""
+        task = self.world.spawn(name, client)
         await asyncio.wait((task,))
         task.result()
+
+    async def _read_all(self) -> None:
+        async with kvclient.connect(self.world.addresses) as kv:
+            for key in self.scenario.keys:
+                await self._read_one(kv, key, "strong", lambda: 0)
+                await self._read_one(kv, key, "eventual", partial(self._live, key))
+
+    async def _read_one(
+        self, kv: kvclient.Kv, key: str, consistency: Any, r: Callable[[], int], *, is_final: bool = False
+    ) -> None:
+        """Read one key until it can be read; that must soon be so."""
+        recorder = self.watch.recorder
+        end_s = self.world.loop.now_s + READ_TIMEOUT_S + _promised_ahead_s(self.scenario)
+        while True:
+            index = recorder.invoke("reader", "read", key, mode=consistency, is_final=is_final)
+            try:
+                item = await kv.get(key, consistency=consistency, r=r() or None, timeout=READ_TIMEOUT_S)
+            except KvError as error:
+                recorder.fail(index, error.code)
+                if not error.retryable or self.world.loop.now_s > end_s:
+                    broken("no read after all faults have ended", f"{consistency} read of {key}, r={r()}: {error}")
+            else:
+                self.watch.check_shown(key, item, is_strong=consistency == "strong")
+                recorder.ok(index, self.watch.shown(item), item.etag if item else None)
+                return
+            await asyncio.sleep(_POLL_S)
+
+    # -- rest
 
     async def _read_finally(self) -> None:
         async with kvclient.connect(self.world.addresses) as kv:
             for key in self.scenario.keys:
-                await self._read_one(kv, key, "strong", None, is_final=True)
-                await self._read_one(kv, key, "eventual", 1, is_final=True)
+                await self._read_one(kv, key, "strong", lambda: 0, is_final=True)
+                await self._read_one(kv, key, "eventual", lambda: 1, is_final=True)
 
-    def _live(self) -> list[SimHost]:
-        return [host for host in self.world.hosts if host.is_serving]
+    def _live(self, key: str) -> int:
+        return len(self._live_owners(key))
 
-    def _owners(self, key: str) -> tuple[int, ...]:
-        return self.world.hosts[0].node.placements.of(b"default\0" + key.encode()).owners
+    def _live_owners(self, key: str) -> list[SimHost]:
+        owners = self.world.hosts[0].node.placements.of(b"default\0" + key.encode()).owners
+        return [self.world.hosts[index] for index in owners if self.world.hosts[index].is_serving]
 
     def _differing(self) -> str:
         """Return the keys of which live owners show different versions, for a person; empty if there are none."""
         texts = []
         for key in self.scenario.keys:
             shown = {}
-            for index in self._owners(key):
-                host = self.world.hosts[index]
-                if host.is_serving:
-                    body = visible_body(host.node.registers.get(self.watch.row_key(key)).shown)
-                    shown[host.name] = version_text(body_version(body))
+            for host in self._live_owners(key):
+                body = visible_body(host.node.registers.get(self.watch.row_key(key)).shown)
+                shown[host.name] = version_text(body_version(body))
             if len(set(shown.values())) > 1:
                 texts.append(f"{key}: {', '.join(f'{name} {version}' for name, version in shown.items())}")
         return "; ".join(texts)
 
     def _judge(self) -> None:
         """Judge what clients saw."""
+        for finding in judge(self.watch.recorder.operations).findings:
+            broken(finding.checker, f"{finding.key}: {finding.message}")
 
 
 def _longest_s(act: Act) -> float:
     return (act.timeout_ms / 1000 + 1.0) * (9 if act.option == "settle" else 2) + act.pause_ms / 1000
+
+
+def _clock_ahead_s(scenario: Scenario) -> float:
+    """Return how far ahead a clock may have been at the most."""
+    ahead_ms = max([0, *scenario.cluster.offsets_ms])
+    for fault in scenario.faults:
+        if fault.kind == "clock":
+            ahead_ms += max(0, int(fault.amount))
+        elif fault.kind == "drift":
+            ahead_ms += int(max(0.0, fault.amount) * fault.for_ms)
+    return ahead_ms / 1000
+
+
+def _promised_ahead_s(scenario: Scenario) -> float:
+    """Return for how long rounds may be impossible because nodes restarted while their clocks were ahead.
+
+    Every promise of such a node counts as that time then (R11), and the others refuse ballots so far ahead (R5).
+    """
+    has_restarts = any(fault.kind in ("crash", "stop", "failing disk") for fault in scenario.faults)
+    return _clock_ahead_s(scenario) if has_restarts else 0.0

@@ -202,4 +202,18 @@ def _draw_faults(
         for_ms = round(rng.expovariate(1.0) * horizon_ms * rng.choice((0.02, 0.2, 1.0)), 3)
         nodes, amount = faults.KINDS[kind].draw(rng, cluster, clients)
         drawn.append(Fault(kind, at_ms, min(for_ms, 8000.0), nodes, amount))
-    return tuple(sorted(drawn, key=lambda fault: fault.at_ms))
+    return tuple(sorted(_with_few_damaged(drawn, cluster), key=lambda fault: fault.at_ms))
+
+
+def _with_few_damaged(drawn: list[Fault], cluster: Cluster) -> list[Fault]:
+    """Keep as many nodes whole as every quorum of a key needs: damage beyond that stops the cluster, as it must."""
+    spare = cluster.replicas - max(cluster.q1, cluster.q2)
+    damaged: set[int] = set()
+    kept = []
+    for fault in drawn:
+        if fault.kind == "bit flip":
+            if len(damaged | set(fault.nodes)) > spare:
+                continue
+            damaged |= set(fault.nodes)
+        kept.append(fault)
+    return kept
