@@ -4,26 +4,28 @@ Decides: what may be left out without making a good history look bad.  Three thi
 
 - everything after a moment: who had not been answered by then has an unknown outcome (histories are prefix-closed);
 - an operation that only looked;
-- that a change happened: its outcome becomes unknown.  If then nobody in the part needs it, it need not be shown.
+- that a change happened: then it happened while it was asked for, or never.
 
-So the part is bad by itself: whoever explains it away has to explain it without the rest.
+What is shown in the end is what was not left out, and where its values came from.  It is bad by itself, and nothing of
+the rest can mend it.
 
 Source: Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input" (2002), for removing by halves first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from checkers.keyed import ABSENT, KeyHistory, returned_ns, shows, value_left
+from checkers.keyed import ABSENT, KeyHistory, returned_ns, shows
 from checkers.operation import Operation, Value
 
 LOOKED_AT_MAX: Final = 200_000
 """Operations judged again in all while shrinking: a few seconds.  What is left then may be larger than need be."""
 
 Judge = Callable[[KeyHistory], bool]
+Weaker = Callable[[Operation], Operation | None]
 
 
 def smallest_bad_part(
@@ -36,7 +38,8 @@ def smallest_bad_part(
     shrinking = _Shrinking(history, is_bad)
     last = shrinking.cut()
     if is_weakened:
-        shrinking.weaken()
+        shrinking.leave_out(_without_looks)
+        shrinking.leave_out(_without_effect)
     return shrinking.shown(), last
 
 
@@ -71,30 +74,32 @@ class _Shrinking:
             return None
         return answered[high]
 
-    def weaken(self) -> None:
-        """Leave out or weaken whatever is not needed, by halves first, until nothing more can be."""
+    def leave_out(self, weaker: Weaker) -> None:
+        """Replace operations by weaker ones, or by nothing, by halves first, until no single one can be any more."""
         size = len(self._part)
         while size >= 1:
-            at = len(self._part)
-            while at > 0:
-                start = max(at - size, 0)
-                chunk = self._part[start:at]
-                weaker = [operation for operation in map(_weaker, chunk) if operation is not None]
-                if weaker != chunk:
-                    self._try(self._part[:start] + weaker + self._part[at:])
-                at = start
+            end = len(self._part)
+            while end > 0:
+                start = max(end - size, 0)
+                chunk = self._part[start:end]
+                less = [left for left in map(weaker, chunk) if left is not None]
+                if less != chunk:
+                    self._try(self._part[:start] + less + self._part[end:])
+                end = start
             size //= 2
 
     def shown(self) -> list[Operation]:
-        """Return what is left, without the changes of unknown outcome that nobody in it needs."""
-        part = self._part
-        while True:
-            needed = _needed(self._history, part)
-            kept = [operation for operation in part if _is_telling(operation, needed)]
-            if len(kept) == len(part):
-                originals = {operation.index: operation for operation in self._history.operations}
-                return [originals[operation.index] for operation in part]
-            part = kept
+        """Return what could not be left out, and who left the values in it where that was one operation only."""
+        sure = [operation for operation in self._part if operation.is_ok]
+        maybe = self._history.part(operation for operation in self._part if not operation.is_ok)
+        shown = {operation.index for operation in sure}
+        wanted = _needed(self._history, sure)
+        while wanted:
+            writers = maybe.writers.get(wanted.pop(), ())
+            if len(writers) == 1 and writers[0].index not in shown:
+                shown.add(writers[0].index)
+                wanted |= _needed(self._history, writers)
+        return [operation for operation in self._history.operations if operation.index in shown]
 
 
 def _until(operations: list[Operation], end_ns: int) -> list[Operation]:
@@ -109,26 +114,20 @@ def _until(operations: list[Operation], end_ns: int) -> list[Operation]:
     return part
 
 
-def _weaker(operation: Operation) -> Operation | None:
-    if not operation.may_change or shows(operation):
-        return None
-    return operation if operation.return_ns is None else _unknown(operation)
+def _without_looks(operation: Operation) -> Operation | None:
+    return operation if operation.may_change else None
+
+
+def _without_effect(operation: Operation) -> Operation | None:
+    return replace(operation, status="info") if operation.may_change and operation.is_ok else operation
 
 
 def _unknown(operation: Operation) -> Operation:
     return replace(operation, status="info", return_ns=None, saw=None, saw_etag=None)
 
 
-def _needed(history: KeyHistory, part: list[Operation]) -> set[Value]:
+def _needed(history: KeyHistory, part: Iterable[Operation]) -> set[Value]:
     """Return the values that somebody saw, or insisted on."""
     needed = {operation.saw for operation in part if shows(operation)}
     needed |= {history.etags[operation.etag] for operation in part if operation.etag in history.etags}
-    if any(operation.f == "create" for operation in part):
-        needed.add(ABSENT)
-    return needed
-
-
-def _is_telling(operation: Operation, needed: set[Value]) -> bool:
-    if operation.is_ok or operation.f == "incr":
-        return True
-    return value_left(operation) in needed or (operation.ttl_ms > 0 and ABSENT in needed)
+    return needed | {ABSENT for operation in part if operation.f == "create"}

@@ -67,6 +67,7 @@ def _as_number(step: Step) -> Step:
 def strong_steps(history: KeyHistory) -> Iterator[Step]:
     """Return the steps of all strong operations of a key.
 
+    A change of unknown outcome that has an end all the same happened by then or never (`checkers.shrink` makes such).
     An eventual read shows no unchosen proposal (protocol, section 3): a strong write whose value one has shown has been
     chosen by then, so everything asked later finds it or what followed.
     """
@@ -78,8 +79,13 @@ def strong_steps(history: KeyHistory) -> Iterator[Step]:
             yield from _observed(operation)
         elif operation.may_change:
             step = change_step(history, operation)
-            by = min(step.by, shown.get(step.leaves, NEVER_NS))
-            yield step._replace(by=by, is_must=by < NEVER_NS, fence=operation.call_ns)
+            is_must = step.is_must or step.leaves in shown
+            yield step._replace(
+                by=min(step.by, shown.get(step.leaves, NEVER_NS)),
+                is_must=is_must,
+                fence=operation.call_ns,
+                floats_until=NEVER_NS if is_must else returned_ns(operation),
+            )
             yield from expiry(operation)
 
 
