@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
@@ -23,7 +22,6 @@ VOLATILE = replace(CONFIG, stores={"default": StoreConfig(durability="os")})
 
 def world_of(seed: int = 1, config: Config = CONFIG, *, fifo: bool = False) -> SimWorld:
     """Return a world whose nodes have been started."""
-    logging.getLogger("kvnode").setLevel(logging.CRITICAL)
     world = SimWorld(seed, config, fifo=fifo)
     for index in range(len(config.nodes)):
         world.start(index)
@@ -274,6 +272,22 @@ def test_a_clock_may_be_wrong_in_every_way_but_the_monotonic_one_never_goes_back
         assert abs(right.wall_ms() - wrong.wall_ms()) <= 1
 
     run(world, main())
+
+
+def test_what_happens_and_what_nodes_log_is_told_to_who_listens(capfd: pytest.CaptureFixture[str]) -> None:
+    world = world_of()
+    told: list[tuple[str, ...]] = []
+    world.on_event = lambda *facts: told.append(facts)
+
+    async def main() -> None:
+        await world.serving()
+        world.crash(0)
+        await asyncio.sleep(1)
+
+    run(world, main())
+    assert ("crash", "n1") in [(kind, name) for kind, _, name, *_ in told]
+    assert any(kind == "log" and facts[0] == "n2" and "n1 is down" in facts[1] for kind, _, *facts in told)
+    assert capfd.readouterr().err == ""
 
 
 # -- clients

@@ -25,6 +25,7 @@ as a host of its own with `spawn`.  A node dies of a StorageError (damage, a fai
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from random import Random
@@ -173,6 +174,17 @@ class SimHost:
         await asyncio.wait((self.ended,))
 
 
+class _Listener(logging.Handler):
+    """Tells the world what its nodes log."""
+
+    def __init__(self, world: SimWorld) -> None:
+        super().__init__()
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._world.tell("log", self._world.loop.current.name, record.getMessage())
+
+
 class SimWorld:
     """The hosts, the network and the clients of one run."""
 
@@ -225,7 +237,7 @@ class SimWorld:
 
         Raises SimStuck if it does not end, SimDefect if an exception reached a loop where it must not.
         """
-        with self._dealt():
+        with self._dealt(), self._overheard():
             return self.loop.run(self._life, coroutine)
 
     @contextmanager
@@ -239,11 +251,26 @@ class SimWorld:
         finally:
             chance.fraction, chance.some_bytes = fraction, some_bytes
 
+    @contextmanager
+    def _overheard(self) -> Generator[None, None, None]:
+        """Let what nodes log be told with everything else, and go nowhere else."""
+        log, handler = logging.getLogger("kvnode"), _Listener(self)
+        before = log.level, log.propagate
+        log.setLevel(logging.INFO if self.on_event is not None else logging.CRITICAL + 1)
+        log.propagate = False
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            log.propagate = before[1]
+            log.setLevel(before[0])
+
     def close(self) -> None:
         """End everything that still stands.  The run is over; nothing is told any more."""
         self.on_event = None
         self.watch()
-        with self._dealt():
+        with self._dealt(), self._overheard():
             self.loop.dispose()
 
     # -- nodes
