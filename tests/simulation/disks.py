@@ -40,6 +40,8 @@ class SimDisk(MemoryDisk):
         """The mean time of a group without and with a sync."""
         self.fails = False
         """True: the next group fails with EIO."""
+        self.is_damaged = False
+        """True once a bit was flipped."""
         self._is_held = self._is_full = False
         self.on_change: Callable[[], None] = lambda: None
         self.on_written: OnRow | None = None
@@ -85,6 +87,10 @@ class SimDisk(MemoryDisk):
         if self.on_durable is not None:
             self._settle(keep)
 
+    def sync(self) -> None:
+        """Make everything durable that is written."""
+        self.lose(len(self.unsynced))
+
     def _settle(self, count: int) -> None:
         """The first `count` groups since the last sync are durable, the others never will be."""
         groups, self._unsynced = self._unsynced[:count], []
@@ -106,6 +112,7 @@ class SimDisk(MemoryDisk):
         at = int(self.rng.random() * len(row) * 8)
         row[at // 8] ^= 1 << at % 8
         self.rows[key] = bytes(row)
+        self.is_damaged = True
         return key
 
     def repair(self) -> None:

@@ -199,6 +199,40 @@ def test_a_flipped_bit_keeps_a_node_out() -> None:
     run(world, main())
 
 
+def test_damage_that_nobody_made_is_a_defect() -> None:
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        world.crash(0)
+        disk = world.hosts[0].disk
+        disk.rows[disk.keys[-1]] = b"not a row"
+        world.start(0)
+        await asyncio.sleep(1)
+
+    with pytest.raises(SimDefect, match="DamagedRow"):
+        run(world, main())
+
+
+def test_a_stop_in_order_and_a_new_start_leave_nothing_unsynced() -> None:
+    """`Engine.close` syncs; recovery writes what it replays into files of its own."""
+    world = world_of(config=VOLATILE)
+
+    async def main() -> None:
+        await world.serving()
+        await put(world, "k", "v")
+        disks = [host.disk for host in world.hosts]
+        world.crash(1)
+        assert disks[0].unsynced
+        assert disks[1].unsynced
+        world.start(1)
+        await world.stop(0)
+        assert not disks[0].unsynced
+        assert not disks[1].unsynced
+
+    run(world, main())
+
+
 def test_a_full_disk_refuses_writes_and_takes_them_again() -> None:
     world = world_of()
 

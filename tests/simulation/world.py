@@ -18,8 +18,9 @@ with its own.  Only three things differ: the runtime (`clocks`), the transports 
 `SimHost`: identity, incarnation, binding, the refusal after a loss, the end at a failure.
 
 Everything runs inside lives.  `run` is one of its own, "world": from it faults are set and nodes started; a client runs
-as a host of its own with `spawn`.  A node dies of a StorageError (damage, a failed write) as it must, and
-`SimHost.death` says of what; any other exception that reaches the loop is a defect and ends the run with SimDefect.
+as a host of its own with `spawn`.  A node dies, as it must, of a failed write, and of a damaged row if a bit was
+flipped; `SimHost.death` says of what.  Any other exception that reaches a loop is a defect and ends the run with
+SimDefect.
 """
 
 from __future__ import annotations
@@ -28,20 +29,21 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
 from simulation.clocks import SimClock, sim_runtime
 from simulation.disks import OnRow, SimDisk, SimEngine
 from simulation.lives import Life, SimTask
-from simulation.loop import SimLoop
+from simulation.loop import SimError, SimLoop
 from simulation.network import SimNetwork
 
 from kvclient import chance
 from kvnode.config import Config
 from kvnode.node import Node
 from kvnode.service.membership import Identity
-from kvnode.storage.engine import StorageError
+from kvnode.storage.engine import DamagedRow, StorageError
 
 T = TypeVar("T")
 
@@ -56,7 +58,7 @@ class SimHost:
         self.world, self.index = world, index
         self.name = world.config.nodes[index].id
         self.rng = world.stream(f"host {self.name}")
-        self.disk = SimDisk(index, self.rng)
+        self.disk = SimDisk(index, world.stream(f"disk {self.name}"))
         self.node_id = self.rng.getrandbits(64) or 1
         self.incarnation = 0
         self.is_bound = False
@@ -93,6 +95,7 @@ class SimHost:
         self.has_lost = False
         self.incarnation += 1
         self.death = None
+        self.disk.sync()  # recovery writes what it replays into files of its own
         loop = self.world.loop
         self.life = life = loop.new_life(self.name, self.rng, self.on_defect)
         self.world.network.on_birth(life)
@@ -101,7 +104,7 @@ class SimHost:
         self.ended, self._stopping = loop.create_future(), loop.create_future()
         try:
             self._build(life)
-        except StorageError as error:
+        except DamagedRow as error:
             self.on_defect(life, error)
             return
         task = loop.start_task(life, self._live(self.node), f"node {self.name}")
@@ -110,12 +113,12 @@ class SimHost:
     def _build(self, life: Life) -> None:
         """Do what `kvnode.process.run` does before it serves."""
         loop = self.world.loop
-        self.engine = SimEngine(loop, life, self.disk, lambda error: self.on_defect(life, error))
+        self.engine = SimEngine(loop, life, self.disk, partial(self._die, life))
         identity = Identity(self.name, self.node_id, self.incarnation, self.rng.getrandbits(63))
         runtime = sim_runtime(loop, life, self.clock)
         self.node = Node(self.world.config, identity, self.engine, runtime, is_new=not self.is_bound)
-        self.node.on_serving = self._on_serving
-        self.node.on_refusal = lambda text: self.on_defect(life, StorageError(text))
+        self.node.on_serving = partial(self._on_serving, life)
+        self.node.on_refusal = lambda text: self.on_defect(life, SimError(f"{self.name} was refused: {text}"))
 
     async def _live(self, node: Node) -> None:
         await node.start()
@@ -123,9 +126,10 @@ class SimHost:
         await node.stop()
         node.state = "stopped"
 
-    def _on_serving(self) -> None:
-        self.is_bound = True
-        self._settle()
+    def _on_serving(self, life: Life) -> None:
+        if not life.is_dead:
+            self.is_bound = True
+            self._settle()
 
     def _settle(self) -> None:
         if not self.served.done():
@@ -139,17 +143,22 @@ class SimHost:
         if error is not None:
             self.on_defect(life, error)
         else:
+            self.disk.sync()
             self._end(life, silently=False)
 
     def on_defect(self, life: Life, error: BaseException) -> None:
-        """End the process because of an exception that reached its loop, at once (R45-R47)."""
-        if life.is_dead:
-            return
-        self.death = error
-        if not isinstance(error, StorageError):
+        """An exception has reached the loop of a process: it ends (R45-R47), and if it has no right to, so does the
+        run."""
+        if not (isinstance(error, DamagedRow) and self.disk.is_damaged):
             self.world.loop.fail(life, error)
-        self.world.tell("died", self.name, str(error))
-        self.kill(None, silently=False)
+        self._die(life, error)
+
+    def _die(self, life: Life, error: BaseException) -> None:
+        """End the process at once, for a reason."""
+        if not life.is_dead:
+            self.death = error
+            self.world.tell("died", self.name, str(error))
+            self.kill(None, silently=False)
 
     def kill(self, keep_unsynced: int | None, *, silently: bool) -> None:
         """End the process where it stands."""
