@@ -5,7 +5,8 @@ and their order (`kvnode.storage`), which the product shares with the real engin
 
 - A group is complete after `write_s`, or `sync_s` if it is synced, plus a tail.  One that was being written when its
   node died may be on the disk, as a whole, or not.
-- A crash that keeps fewer than all groups is a power cut; one that keeps all is a kill.
+- A crash that keeps fewer than all groups is a power cut; one that keeps all is a kill.  What is left is durable, for
+  recovery writes what it replays into files of its own.
 - A failed write or sync may or may not have reached the disk.
 """
 

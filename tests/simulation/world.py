@@ -95,7 +95,6 @@ class SimHost:
         self.has_lost = False
         self.incarnation += 1
         self.death = None
-        self.disk.sync()  # recovery writes what it replays into files of its own
         loop = self.world.loop
         self.life = life = loop.new_life(self.name, self.rng, self.on_defect)
         self.world.network.on_birth(life)
