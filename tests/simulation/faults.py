@@ -74,8 +74,15 @@ def _one(*amounts: float) -> Callable[[random.Random, Cluster, int], Drawn]:
 
 
 def _pair(*amounts: float) -> Callable[[random.Random, Cluster, int], Drawn]:
-    """Draw two different nodes."""
-    return lambda rng, cluster, clients: (tuple(rng.sample(range(cluster.nodes), 2)), rng.choice(amounts or (0,)))
+    """Draw two different nodes, or a node and a client."""
+
+    def draw(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
+        pair = rng.sample(range(cluster.nodes), 2)
+        if rng.random() < 0.4:
+            pair[rng.randrange(2)] = cluster.nodes + rng.randrange(clients)
+        return tuple(pair), rng.choice(amounts or (0,))
+
+    return draw
 
 
 def _side(*amounts: float) -> Callable[[random.Random, Cluster, int], Drawn]:
@@ -190,14 +197,16 @@ KINDS: Final[dict[str, Kind]] = {
         _pair(),
         lambda weather, fault, size: weather.blocked.add((fault.nodes[0], fault.nodes[1])),
     ),
-    "reset": Kind("the connections between two nodes are reset", _pair()),
-    "half-open": Kind("one of `nodes` forgets its connections to the other, which is not told", _pair()),
+    "reset": Kind("the connections between the two are reset", _pair()),
+    "half-open": Kind("what the two send to each other is lost, and neither is told", _pair()),
     "refuse": Kind(
         "the second of `nodes` takes no connections from the first",
         _pair(),
         lambda weather, fault, size: weather.refused.add((fault.nodes[0], fault.nodes[1])),
     ),
-    "slow link": Kind("the link of two nodes, one way, is `amount` ms slower", _pair(5, 60, 400), _slow_link),
+    "slow link": Kind(
+        "the way from the first of `nodes` to the second is `amount` ms slower", _pair(5, 60, 400), _slow_link
+    ),
     "slow node": Kind("all links of `nodes` are `amount` ms slower", _one(5, 60, 400), _slow_links),
     "drip": Kind("what `nodes` send comes in small pieces", _side(), _drip),
     "slow disk": Kind("a sync of `nodes` takes `amount` ms", _side(5, 60, 400), _slow_disk),

@@ -28,8 +28,9 @@ def client_name(number: int) -> str:
 class Nemesis:
     """The faults of one run."""
 
-    def __init__(self, world: SimWorld, scenario: Scenario) -> None:
-        self.world, self.scenario = world, scenario
+    def __init__(self, world: SimWorld, scenario: Scenario, on_start: Callable[[SimHost], None]) -> None:
+        """`on_start` hears of each process right after its start."""
+        self.world, self.scenario, self._on_start = world, scenario, on_start
         self.damaged: set[int] = set()
         """Nodes that must stay out, for a row of theirs was damaged."""
         self.is_over = False
@@ -42,6 +43,11 @@ class Nemesis:
         self._names += [client_name(number) for number in range(len(scenario.clients))]
         self._sync_s = (scenario.cluster.sync_ms or 0.3) / 1000
         self._set_wires()
+
+    def start(self, node: int) -> None:
+        """Start a node's process."""
+        self.world.start(node)
+        self._on_start(self.world.hosts[node])
 
     # -- in time
 
@@ -148,7 +154,7 @@ class Nemesis:
         weather = self._weather
         if not host.is_up:
             if not (node in weather.down or node in weather.stopped or self._is_lost(node, host)):
-                self.world.start(node)
+                self.start(node)
         elif node in weather.stopped and node not in self._stopping and host.is_serving:
             self._stopping[node] = asyncio.create_task(self._stop(node))
         if node in weather.paused:

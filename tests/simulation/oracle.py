@@ -4,7 +4,7 @@ Decides: what must hold of the disks of all replicas together, at every moment, 
 which a client gets it.  Leaves to others: what clients may conclude from answers (`checkers`), and how the disks are
 watched.
 
-On every durable row: one record per ballot (R18); what is committed is chosen (R12); nothing durable falls back (R45);
+On every durable row: one record per ballot (R18); nothing is accepted below a promise (R9); what is committed is chosen (R12); nothing durable falls back (R45);
 an eventual write names a chosen change as its base (R7), and no stamp is issued twice (R3).  Along the chosen records
 of a key: versions rise (P1); what the request window knows is kept until it may go (R23, R24); an operation has one
 outcome.  On every answer: what is acknowledged is chosen, or on W disks; what is shown is no dead proposal (R6, R20).
@@ -82,6 +82,8 @@ class _Key:
     """Every overlay entry that was ever durable anywhere."""
     disks: dict[int, Image] = field(default_factory=dict)
     """What each replica has on disk."""
+    promises: dict[int, Ballot] = field(default_factory=dict)
+    """The greatest promise that each replica has ever given."""
 
 
 class Oracle:
@@ -141,6 +143,9 @@ class Oracle:
         votes = known.votes.get(ballot, 0)
         if votes >> replica & 1:
             return
+        if ballot < known.promises.get(replica, b""):
+            text = f"{ballot_text(ballot)} at replica {replica}, which had promised"
+            broken("accepted below a promise", f"{_name(key)}: {text} {ballot_text(known.promises[replica])}")
         votes = known.votes[ballot] = votes | 1 << replica
         if votes.bit_count() == self._q2:
             self._choose(key, known, ballot, record)
@@ -197,6 +202,11 @@ class Oracle:
             broken("an eventual write is based on what was never chosen", f"{_name(key)}: {version_text(version)}")
         if self._stamps.setdefault(version[BALLOT_BYTES:], (key, entry)) != (key, entry):
             broken("a stamp was issued twice", f"{_name(key)}: {version_text(version)}")
+
+    def on_promised(self, replica: int, key: bytes, ballot: Ballot) -> None:
+        """Take a promise that leaves a replica: it binds it for ever, whatever it forgets (R9)."""
+        known = self._keys.setdefault(key, _Key())
+        known.promises[replica] = max(ballot, known.promises.get(replica, ballot))
 
     # -- what clients are told
 

@@ -25,6 +25,7 @@ from simulation.loop import SimDefect, SimStuck
 from simulation.nemesis import Nemesis, client_name
 from simulation.oracle import Oracle, Violation, broken
 from simulation.scenario import Act, Cluster, Scenario
+from simulation.witness import witness
 from simulation.workload import Watch, Worker
 from simulation.world import SimHost, SimWorld
 
@@ -75,7 +76,7 @@ def run(scenario: Scenario, on_event: OnEvent | None = None) -> Verdict:
     trial = Trial(scenario, on_event)
     problem = None
     try:
-        with _problems(), _silence():
+        with problems(), _silence():
             trial.go()
     except Violation as violation:
         problem = Problem(violation.check, str(violation))
@@ -92,7 +93,7 @@ def run(scenario: Scenario, on_event: OnEvent | None = None) -> Verdict:
 
 
 @contextmanager
-def _problems() -> Iterator[None]:
+def problems() -> Iterator[None]:
     """Turn whatever a broken cluster does into a Violation; what is wrong with the simulator itself passes."""
     try:
         yield
@@ -145,7 +146,7 @@ class Trial:
         else:
             self.world.watch(on_durable=self.oracle.on_durable)
         self.watch = Watch(self.world, self.oracle, scenario.value_bytes)
-        self.nemesis = Nemesis(self.world, scenario)
+        self.nemesis = Nemesis(self.world, scenario, lambda host: witness(host, self.oracle))
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def go(self) -> None:
@@ -155,7 +156,7 @@ class Trial:
 
     async def _main(self) -> None:
         for index in range(self.scenario.cluster.nodes):
-            self.world.start(index)
+            self.nemesis.start(index)
         await self.world.serving()
         faults = asyncio.create_task(self.nemesis.run())
         for number, acts in enumerate(self.scenario.clients):
