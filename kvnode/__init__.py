@@ -4,4 +4,12 @@ Decides nothing itself; see ARCHITECTURE.md for the rooms and docs/protocol.md f
 (R1-R64).
 """
 
+from importlib.util import find_spec
+
 __version__ = "0.1.0"
+
+
+def is_compiled() -> bool:
+    """Return whether the busiest modules run compiled (`hatch_build.py`), not as Python."""
+    spec = find_spec("kvnode.core.register")
+    return spec is not None and not str(spec.origin).endswith(".py")

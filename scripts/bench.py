@@ -37,6 +37,7 @@ import uvloop
 import kvclient
 from kvclient.errors import KvError
 from kvnode import config as configuration
+from kvnode import is_compiled
 from kvnode.cli import probe, show
 from kvnode.local import detached, plan
 from kvnode.local.statefile import State
@@ -304,7 +305,12 @@ def facts_of(arguments: argparse.Namespace, ours: dict[str, Result], floor: dict
     """Return everything for machines."""
     names = ("concurrency", "value_bytes", "seconds", "keys", "repeat")
     return {
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "compiled": is_compiled(),
+        },
         "settings": {name: getattr(arguments, name) for name in names},
         "workloads": {name: {**r._asdict(), "ratio_to_floor": ratio(name, r, floor)} for name, r in ours.items()},
         "floor": {name: result._asdict() for name, result in floor.items()},
@@ -350,6 +356,7 @@ def main() -> None:
     else:
         print(show.table(HEADERS, rows(ours, floor)))
         print("ratios are ops/s to the nearest operation of the floor; for latency, p50 to p50 (less is better)")
+        print(f"kvnode runs {'compiled' if is_compiled() else 'as pure Python'}; the floor is always pure Python")
 
 
 if __name__ == "__main__":

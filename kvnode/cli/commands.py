@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from kvclient.errors import ConfigError, EtagMismatch, InvalidRequest, KvError
-from kvnode import __version__
+from kvnode import __version__, is_compiled
 from kvnode.cli import operations, show, target, wording
 from kvnode.cli.operations import address_option, config_option, data_dir_option, json_option
 from kvnode.local import statefile
@@ -38,7 +38,7 @@ WATCH_INTERVAL_S = 1.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, message="kvnode %(version)s")
+@click.version_option(__version__, message=f"kvnode %(version)s{' (compiled)' if is_compiled() else ''}")
 def cli() -> None:
     """Run, use and look into a replicated key-value store.
 

@@ -273,9 +273,9 @@ class Link(asyncio.Protocol):
         except (FrameError, MessageError) as error:
             hint = "" if self.is_admitted else f" (this port speaks the kvnode protocol {messages.PROTOCOL_VERSION})"
             self.close("protocol", f"{str(error)[: REASON_CHARACTERS_MAX - len(hint)]}{hint}")
-        except Exception as error:  # a bug: asyncio would log it, and lose it if it is an OSError
+        except Exception as bug:  # asyncio would log it, and lose it if it is an OSError
             self.abort("internal", "the node failed while it handled a message")
-            context = {"message": f"the handler of a {self.kind} link failed", "exception": error, "protocol": self}
+            context = {"message": f"the handler of a {self.kind} link failed", "exception": bug, "protocol": self}
             self._loop.call_exception_handler(context)
 
     def eof_received(self) -> bool:

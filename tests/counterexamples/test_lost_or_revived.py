@@ -227,6 +227,7 @@ def test_the_counterexample_is_excluded(case: Case) -> None:
     case.scenario()
 
 
+@pytest.mark.patches
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_it_comes_back_without_its_rule(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     run_mutated(case, monkeypatch)

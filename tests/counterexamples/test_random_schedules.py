@@ -29,6 +29,7 @@ def run_all(seeds: range) -> None:
             raise AssertionError(f"seed {seed}: {error}") from error
 
 
+@pytest.mark.patches
 @pytest.mark.parametrize(
     "mutant",
     [

@@ -26,6 +26,8 @@ from kvnode.core.quorum import Quorums
 from kvnode.core.record import entry_version
 from kvnode.core.version import version_sballot
 
+pytestmark = pytest.mark.patches
+
 SEEDS = 2400
 CHUNKS = 6
 

@@ -174,6 +174,7 @@ def test_a_restart_before_its_ceiling_writes_nothing_until_the_clock_has_caught_
     assert again.kind == m.APPLIED
 
 
+@pytest.mark.patches
 def test_a_clock_off_against_a_majority_stops_eventual_writes_only() -> None:
     """R4: one far peer is its own affair, two are ours; strong operations go on; unmeasured counts as good."""
     world, a, _, _ = trio()
