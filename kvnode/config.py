@@ -46,7 +46,7 @@ class Limits:
     register_bytes_max: int = integer(64 * MIB, MIB, 64 * GIB, "bytes")
     cached_promises_max: int = integer(65536, 0, 1 << 24)
     block_cache_bytes: int = integer(0, 0, TIB, "bytes")
-    write_buffer_bytes: int = integer(16 * MIB, MIB, GIB, "bytes")
+    write_buffer_bytes: int = integer(32 * MIB, MIB, GIB, "bytes")
     disk_reserve_bytes: int = integer(64 * MIB, 0, TIB, "bytes")
     scan_page_max: int = integer(1000, 1, 100_000)
     handshake_timeout_s: float = number(5.0, 0.1, 60, "seconds")

@@ -35,6 +35,7 @@ from rocksdict import (
     Cache,
     DBCompressionType,
     DBRecoveryMode,
+    Env,
     Options,
     Rdict,
     ReadOptions,
@@ -312,6 +313,9 @@ def _options(limits: Limits) -> Options:
     options.set_memtable_whole_key_filtering(True)  # most rows that are read are not among those written last
     options.set_max_total_wal_size(_WRITE_BUFFERS * limits.write_buffer_bytes)
     options.set_max_background_jobs(2)
+    env = Env()  # the process's own, whatever is made of it
+    env.lower_thread_pool_cpu_priority()  # compactions wait for a moment that no request needs; flushes do not
+    options.set_env(env)
     options.set_bytes_per_sync(1 << 20)  # spread the writing of large files, so that no sync waits for all of one
     options.set_max_open_files(_FILES_OPEN_MAX)
     options.set_compression_type(DBCompressionType.lz4())
