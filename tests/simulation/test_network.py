@@ -306,6 +306,26 @@ def test_a_reset_reaches_both_ends_and_may_lose_bytes(pair: Pair) -> None:
     pair.run(main)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_who_writes_on_after_a_reset_leaves_no_gap(seed: int) -> None:
+    pair = Pair(seed)
+    pair.listen()
+
+    async def main() -> None:
+        dialled, accepted = await pair.dial()
+        sent = bytes(range(200))
+        for at in range(0, 200, 10):
+            dialled.transport.write(sent[at : at + 10])
+            if at == 50:
+                pair.network.reset("a", "b")
+            await asyncio.sleep(0.0001)
+        await asyncio.sleep(1)
+        assert sent.startswith(accepted.received)
+        assert len(accepted.received) < 200
+
+    pair.run(main)
+
+
 def test_a_stranded_connection_says_nothing_any_more_and_a_new_one_works(pair: Pair) -> None:
     async def main() -> None:
         dialled, accepted = await pair.dial()

@@ -98,6 +98,7 @@ class Flow:
     __slots__ = (
         "due_s",
         "is_armed",
+        "is_cut",
         "is_lost",
         "number",
         "on_bytes",
@@ -119,17 +120,24 @@ class Flow:
         self.queued_bytes = 0
         self.due_s = 0.0
         self.reset_s = inf
-        self.is_armed = self.is_lost = False
+        self.is_armed = self.is_cut = self.is_lost = False
 
     def push(self, data: bytes) -> None:
         """Send bytes, or the end of the stream if there are none."""
         wire = self.wire
+        if self.is_cut:
+            return
         if wire.piece_bytes_max and data:
             self._push_pieces(data)
         else:
             self._push(data)
         if not self.is_armed:
             self.arm()
+
+    def end(self) -> None:
+        """Send the end of the stream, also of one that was cut."""
+        self._push(b"")
+        self.arm()
 
     def _push_pieces(self, data: bytes) -> None:
         longest = max(self.wire.piece_bytes_max, 2 * len(data) // PIECES_MAX)
@@ -189,7 +197,9 @@ class Flow:
         return self.sender.is_over and self.receiver.is_over
 
     def cut(self) -> None:
-        """Lose what has not arrived but for a random beginning: the sender's machine or connection has ended."""
+        """Lose what has not arrived, but for a random beginning, and all that comes: the sender's machine or connection
+        has ended."""
+        self.is_cut = True
         kept = int(self.rng.random() * (self.queued_bytes + 1))
         pieces, self.queue, self.queued_bytes = self.queue, deque(), 0
         for due_s, data in pieces:
@@ -340,13 +350,13 @@ class SimTransport(asyncio.Transport):
         """Bytes of ours have arrived."""
         waiting_bytes = self._out.queued_bytes - SOCKET_BYTES
         if self._is_paused and waiting_bytes <= self._low:
-            self._is_paused = False
             self.loop.post(self.life, 0.0, self._resume_writing)
         if self._is_closing and waiting_bytes <= 0:
             self._finish_if_drained()
 
     def _resume_writing(self) -> None:
-        if not self._is_gone and not self._is_paused:
+        if self._is_paused and not self._is_gone and self.get_write_buffer_size() <= self._low:
+            self._is_paused = False
             self._protocol.resume_writing()
 
     def _finish_if_drained(self) -> None:
@@ -373,7 +383,7 @@ class SimTransport(asyncio.Transport):
         if silently:
             return
         if self._out.rng.random() < 0.5:
-            self._out.push(b"")
+            self._out.end()
         else:
             self._out.reset()
         self._into.arm()
