@@ -53,7 +53,7 @@ class SimDisk(MemoryDisk):
 
     @property
     def is_held(self) -> bool:
-        """True: groups wait; a crash loses them."""
+        """True: groups wait, as if the disk took for ever."""
         return self._is_held
 
     @is_held.setter

@@ -46,21 +46,17 @@ class Life:
 class SimHandle(asyncio.TimerHandle):
     """A call that is due, now or later."""
 
-    __slots__ = ("args", "callback", "context", "is_cancelled", "life", "when_s")
+    __slots__ = ("args", "callback", "context", "is_cancelled", "life")
 
     def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: Context, life: Life) -> None:
         self.callback, self.args, self.context, self.life = callback, args, context, life
         self.is_cancelled = False
-        self.when_s = 0.0
 
     def cancel(self) -> None:
         self.is_cancelled = True
 
     def cancelled(self) -> bool:
         return self.is_cancelled
-
-    def when(self) -> float:
-        return self.when_s
 
     def __repr__(self) -> str:
         return f"<call of {self.callback!r:.120} by {self.life.name}>"

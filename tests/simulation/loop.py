@@ -155,7 +155,6 @@ class SimLoop(asyncio.AbstractEventLoop):
     ) -> SimHandle:
         life = self.current if context is None else context[LIFE]
         handle = SimHandle(callback, args, context or life.context, life)
-        handle.when_s = when
         self._timer_count = count = self._timer_count + 1
         heappush(self._timers, (when, count, handle))
         return handle
