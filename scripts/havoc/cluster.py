@@ -1,0 +1,184 @@
+"""A real cluster that can be hurt in every way: `kvnode up --proxied`, with faults on purpose.
+
+Decides: how each thing is done to a node, and that everything can be undone.  Leaves to others: what to do when.
+
+Whatever kills a node that nobody meant to kill is a finding: `deaths` returns every death, and `excuse` says beforehand
+which one is meant and which words its log must then have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kvnode import config as configuration
+from kvnode.config import Config
+from kvnode.local import detached, plan, statefile
+from kvnode.local.partition import Pair
+from kvnode.local.statefile import LocalError, NodeState
+from kvnode.process import FAULTS_VARIABLE
+from scripts.havoc.disks import SmallDisk
+
+ASK_TIMEOUT_S = 90.0
+_DEATH = re.compile(r"^node (\S+) \(pid \d+\) (?:exited|was killed|did not stop)")
+
+
+class Death(NamedTuple):
+    """A node's process that ended without being told to."""
+
+    node: str
+    words: str
+
+
+class Cluster:
+    """A running cluster and its faults; made by `running`."""
+
+    def __init__(self, config: Config, faults: Path, small_disk: SmallDisk | None) -> None:
+        self.config = config
+        self.directory = config.data_dir
+        self.names = [node.id for node in config.nodes]
+        self.small_disk = small_disk
+        """The disk of the first node, if it could be given one of its own."""
+        self._faults = faults
+        self._excuses: list[Death] = []
+
+    @property
+    def majority(self) -> int:
+        """How many nodes are more than half."""
+        return len(self.names) // 2 + 1
+
+    @property
+    def replicas(self) -> int:
+        """How many copies each key has."""
+        return self.config.store("default").replicas
+
+    def address(self, name: str) -> str:
+        """Where a node listens."""
+        return self.config.node(name).address
+
+    def rows(self, name: str) -> Path:
+        """The folder of a node's rows."""
+        return self.directory / name / "rows"
+
+    def state(self, name: str) -> NodeState:
+        """What the supervisor says of a node."""
+        return next(node for node in statefile.running(self.directory).nodes if node.id == name)
+
+    # -- processes
+
+    async def _ask(self, **request: Any) -> dict[str, Any]:
+        return await asyncio.to_thread(statefile.ask, self.directory, ASK_TIMEOUT_S, **request)
+
+    async def kill(self, *names: str) -> None:
+        """Kill nodes with SIGKILL, all at once; one that is down already stays down."""
+        await asyncio.gather(*(self._ask(do="kill", node=name) for name in names), return_exceptions=True)
+
+    async def pause(self, *names: str) -> None:
+        """Stop nodes in their tracks."""
+        await asyncio.gather(*(self._ask(do="pause", node=name) for name in names), return_exceptions=True)
+
+    async def resume(self, *names: str) -> None:
+        """Let paused nodes go on."""
+        await asyncio.gather(*(self._ask(do="resume", node=name) for name in names), return_exceptions=True)
+
+    async def restart(self, *names: str) -> None:
+        """Start nodes again, after draining them if they run.  Raises LocalError, with what the node said."""
+        await asyncio.gather(*(self._ask(do="restart", node=name) for name in names))
+
+    async def status(self, name: str) -> str:
+        """Return how a node is: serving, down, paused, ..."""
+        answer = await self._ask(do="status")
+        return str(next(node["state"] for node in answer["nodes"] if node["id"] == name))
+
+    # -- network
+
+    async def cut(self, pairs: Iterable[Pair]) -> None:
+        """Cut exactly these links."""
+        await self._ask(do="cut", links=sorted(pairs))
+
+    async def slow(self, pairs: Iterable[Pair], delay_ms: int, jitter_ms: int = 0, bytes_per_s: int = 0) -> None:
+        """Make exactly these links slow."""
+        await self._ask(do="slow", links=sorted(pairs), delay_ms=delay_ms, jitter_ms=jitter_ms, bytes_per_s=bytes_per_s)
+
+    async def reset(self, pairs: Iterable[Pair]) -> None:
+        """Break the connections dialled along these links."""
+        await self._ask(do="reset", links=sorted(pairs))
+
+    # -- clocks and disks
+
+    def fault(self, name: str, **facts: Any) -> None:
+        """Make a node's clock or disk go wrong in exactly this way; without facts it is healthy."""
+        statefile.write_atomically(self._faults / f"{name}.json", json.dumps(facts))
+
+    # -- afterwards
+
+    async def restore(self) -> None:
+        """Undo everything: every link mended, every disk and clock healthy, every node serving."""
+        await self._ask(do="heal")
+        if self.small_disk is not None:
+            self.small_disk.free()
+        for name in self.names:
+            self.fault(name)
+        for name in self.names:
+            state = await self.status(name)
+            if state == "paused":
+                await self.resume(name)
+            elif state != "serving":
+                await self.restart(name)
+
+    def excuse(self, node: str, words: str) -> None:
+        """Say that a node may die now, if its log then has these words."""
+        self._excuses.append(Death(node, words))
+
+    def deaths(self) -> list[Death]:
+        """Return every death that nobody had meant, with the node's last words."""
+        text = (self.directory / statefile.LOGS / detached.LOG_NAME).read_text("utf-8", "replace")
+        found: list[Death] = []
+        for line in text.splitlines():
+            if match := _DEATH.match(line):
+                found.append(Death(match[1], line))
+            elif found and line.startswith(f"  {found[-1].node}| "):
+                found[-1] = found[-1]._replace(words=f"{found[-1].words}\n{line.strip()}")
+        return [death for death in found if not self._is_excused(death)]
+
+    def _is_excused(self, death: Death) -> bool:
+        return any(excuse.node == death.node and excuse.words in death.words for excuse in self._excuses)
+
+
+def plan_cluster(directory: Path, nodes: int) -> Config:
+    """Return the configuration of a cluster to be hurt: small buffers, so that its disks see every kind of file."""
+    config = configuration.local(nodes, directory / "cluster")
+    store = replace(config.stores["default"], replicas=min(nodes, 5))
+    limits = replace(config.limits, disk_reserve_bytes=16 << 20, write_buffer_bytes=1 << 20)
+    return plan.on_free_ports(replace(config, stores={"default": replace(store, q1=0, q2=0)}, limits=limits))
+
+
+@contextmanager
+def running(directory: Path, nodes: int, *, small_disk: bool) -> Iterator[Cluster]:
+    """Run a cluster until the block ends.  `small_disk`: give its first node a disk of its own, which can be full."""
+    config = plan_cluster(directory, nodes)
+    faults = directory / "faults"
+    faults.mkdir(parents=True)
+    before = os.environ.get(FAULTS_VARIABLE)
+    os.environ[FAULTS_VARIABLE] = str(faults)
+    disk = SmallDisk.mount(config.data_dir / config.nodes[0].id) if small_disk else None
+    try:
+        with detached.cluster(config, "--proxied"):
+            yield Cluster(config, faults, disk)
+    finally:
+        if disk is not None:
+            disk.unmount()
+        if before is None:
+            del os.environ[FAULTS_VARIABLE]
+        else:
+            os.environ[FAULTS_VARIABLE] = before
+
+
+__all__ = ["Cluster", "Death", "LocalError", "plan_cluster", "running"]

@@ -1,0 +1,86 @@
+"""The verdict on a run: what the checkers find in its history, and what must not happen besides.
+
+Decides: that besides a broken promise these are violations: a node that ended by itself, without being meant to; a node
+that does not come back; and a key that cannot be read when nothing is wrong any more.  A key whose history could not be
+judged is none, but it is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from checkers.judge import judge
+from checkers.operation import Operation
+
+from scripts.havoc.run import Course
+
+
+class Violation(NamedTuple):
+    """Something that should not have happened."""
+
+    key: str
+    """Or the node that it concerns."""
+    words: str
+    evidence: Sequence[Operation] = ()
+
+
+class Judgement(NamedTuple):
+    """What one checker says."""
+
+    name: str
+    promise: str
+    verdict: str
+    """violated, holds, unknown, or "nothing to judge"."""
+    judged: str
+    """What it looked at."""
+    violations: Sequence[Violation] = ()
+
+
+class Verdict(NamedTuple):
+    """What is said of a run."""
+
+    judgements: list[Judgement]
+
+    @property
+    def violations(self) -> list[str]:
+        """Every violation in a sentence."""
+        return [
+            f"{judgement.name}: {violation.key}: {violation.words}"
+            for judgement in self.judgements
+            for violation in judgement.violations
+        ]
+
+    @property
+    def is_ok(self) -> bool:
+        """True if nothing was violated."""
+        return not self.violations
+
+
+def of(course: Course) -> Verdict:
+    """Judge a run."""
+    deaths = [Violation(death.node, death.words) for death in course.deaths]
+    troubles = [Violation("cluster", words) for words in course.troubles]
+    unread = [Violation("cluster", words) for words in course.unread]
+    nodes = f"{course.nodes} nodes"
+    return Verdict(
+        [
+            *_of_history(course.operations),
+            _of_cluster("no death", "No node ends by itself, unless its own disk fails it.", nodes, deaths),
+            _of_cluster("recovery", "Every node serves again when its fault has ended.", nodes, troubles),
+            _of_cluster("liveness", "At rest every key can be read from every node, in every way.", nodes, unread),
+        ]
+    )
+
+
+def _of_history(operations: Sequence[Operation]) -> list[Judgement]:
+    judgements = []
+    for result in judge(operations).checkers:
+        found = [Violation(finding.key, finding.message, finding.evidence) for finding in result.findings]
+        judged = f"{result.keys} keys" + (f", {len(result.unknown)} not judged" if result.unknown else "")
+        judgements.append(Judgement(result.name, result.promise, result.verdict, judged, found))
+    return judgements
+
+
+def _of_cluster(name: str, promise: str, judged: str, violations: list[Violation]) -> Judgement:
+    return Judgement(name, promise, "violated" if violations else "holds", judged, violations)
