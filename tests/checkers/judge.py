@@ -73,14 +73,24 @@ class _Searches:
 
 def _checkers(searches: _Searches) -> Sequence[tuple[str, str, Callable[[KeyHistory], bool], Check]]:
     return (
-        (linear.LINEAR, "strong operations are linearizable", _is_strong_only, searches.check),
-        (linear.MIXED, "eventual writes float, once at most, and never override", _is_mixed, searches.check),
-        (superseded.NAME, "nothing acknowledged is lost or comes back", _any, superseded.check),
-        (origin.NAME, "nothing is shown that was not written", _any, origin.check),
-        (unique.NAME, "one winner per ETag and per create", _has_checks, unique.check),
-        (versions.NAME, "an ETag names one value, and versions rise", _has_etags, versions.check),
-        (counters.NAME, "each increment counts once", _is_counter, counters.check),
-        (convergence.NAME, "replicas agree at rest", _has_finals, convergence.check),
+        (linear.LINEAR, "Strong operations are linearizable.", _is_strong_only, searches.check),
+        (
+            linear.MIXED,
+            "Strong operations are linearizable with eventual writes that float.",
+            _is_mixed,
+            searches.check,
+        ),
+        (
+            superseded.NAME,
+            "What is acknowledged is not lost; what is replaced does not come back.",
+            _any,
+            superseded.check,
+        ),
+        (origin.NAME, "Nothing is shown that was not written.", _any, origin.check),
+        (unique.NAME, "One write wins over an ETag, one create wins a life of a key.", _has_checks, unique.check),
+        (versions.NAME, "An ETag names one value, and versions rise.", _has_etags, versions.check),
+        (counters.NAME, "An increment counts once.", _is_counter, counters.check),
+        (convergence.NAME, "At rest all replicas agree.", _has_finals, convergence.check),
     )
 
 
