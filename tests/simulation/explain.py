@@ -31,7 +31,11 @@ _FRAME_BYTES_MAX: Final = 64 << 20
 _KEY_AT: Final = {m.PREPARE: 3, m.ACCEPT: 3, m.COMMIT: 2, m.UNKNOWN_BALLOT: 1, m.READ: 3, m.ENTRY: 3}
 _NAME_AT: Final = {m.GET: 2, m.MUTATE: 2, m.WRITE: 2, m.STAMP: 2}
 _REPLIES: Final = frozenset({m.PROMISE, m.ACCEPTED, m.NACK, m.UNSEEN, m.REFUSED, m.DIGEST, m.WRITTEN})
-_NAMES: Final = {value: name.lower() for name, value in vars(m).items() if name.isupper() and value in m.SHAPES}
+_NAMES: Final = {
+    kind: name.lower()
+    for name, kind in vars(m).items()
+    if name.isupper() and isinstance(kind, int) and kind in m.SHAPES
+}
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ Decides: what must hold of the disks of all replicas together, at every moment, 
 which a client gets it.  Leaves to others: what clients may conclude from answers (`checkers`), and how the disks are
 watched.
 
-On every durable row: one record per ballot (R18); nothing is accepted below a promise (R9); what is committed is chosen (R12); nothing durable falls back (R45);
-an eventual write names a chosen change as its base (R7), and no stamp is issued twice (R3).  Along the chosen records
-of a key: versions rise (P1); what the request window knows is kept until it may go (R23, R24); an operation has one
-outcome.  On every answer: what is acknowledged is chosen, or on W disks; what is shown is no dead proposal (R6, R20).
+On every durable row: one record per ballot (R18); nothing is accepted below a promise (R9); what is committed is chosen
+(R12); nothing durable falls back (R45); an eventual write names a chosen change as its base (R7), and no stamp is
+issued twice (R3).  Along the chosen records of a key: versions rise (P1); what the request window knows is kept until
+it may go (R23, R24); an operation has one outcome.  On every answer: what is acknowledged is chosen, or on W disks;
+what is shown is no dead proposal (R6, R20).
 
 It reads the encoded forms itself where a planted mistake could blind it.  Its costs are those of a dictionary per row.
 """
@@ -106,6 +107,7 @@ class Oracle:
             self._check_kept(replica, key, known.disks.get(replica, EMPTY_IMAGE), image)
             known.disks[replica] = image
         if image.accepted_ballot:
+            self._check_promise(replica, key, known, image.accepted_ballot)
             self._vote(replica, key, known, image.accepted_ballot, image.accepted)
         if image.committed_ballot:
             if image.committed_ballot not in known.windows:
@@ -131,6 +133,13 @@ class Oracle:
         if max(after.accepted_ballot, after.committed_ballot) < held or after.promised < before.promised:
             broken("a durable row fell back", f"{_name(key)} at replica {replica}, from {ballot_text(held)}")
 
+    @staticmethod
+    def _check_promise(replica: int, key: bytes, known: _Key, ballot: Ballot) -> None:
+        promise = known.promises.get(replica, ballot)
+        if ballot < promise and not known.votes.get(ballot, 0) >> replica & 1:
+            text = f"{ballot_text(ballot)} at replica {replica}, which had promised {ballot_text(promise)}"
+            broken("accepted below a promise", f"{_name(key)}: {text}")
+
     def _vote(self, replica: int, key: bytes, known: _Key, ballot: Ballot, record: Record) -> None:
         first = known.records.setdefault(ballot, record)
         if first is not record and first != record:
@@ -143,9 +152,6 @@ class Oracle:
         votes = known.votes.get(ballot, 0)
         if votes >> replica & 1:
             return
-        if ballot < known.promises.get(replica, b""):
-            text = f"{ballot_text(ballot)} at replica {replica}, which had promised"
-            broken("accepted below a promise", f"{_name(key)}: {text} {ballot_text(known.promises[replica])}")
         votes = known.votes[ballot] = votes | 1 << replica
         if votes.bit_count() == self._q2:
             self._choose(key, known, ballot, record)
@@ -207,6 +213,17 @@ class Oracle:
         """Take a promise that leaves a replica: it binds it for ever, whatever it forgets (R9)."""
         known = self._keys.setdefault(key, _Key())
         known.promises[replica] = max(ballot, known.promises.get(replica, ballot))
+
+    def on_accepted(self, replica: int, key: bytes, ballot: Ballot, record: Record) -> None:
+        """Take an acknowledgement that leaves a replica.
+
+        A row may have been replaced by a later one of its group: then the disk shows that something later was accepted
+        in its place, and the vote counts all the same.
+        """
+        known = self._keys.setdefault(key, _Key())
+        image = known.disks.get(replica, EMPTY_IMAGE)
+        if max(image.accepted_ballot, image.committed_ballot) > ballot:
+            self._vote(replica, key, known, ballot, record)
 
     # -- what clients are told
 

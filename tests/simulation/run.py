@@ -169,6 +169,7 @@ class Trial:
         await self.nemesis.heal()
         await self._clients_end()
         await self._come_to_rest()
+        await asyncio.sleep(max([act.ttl_ms for acts in self.scenario.clients for act in acts], default=0) / 1000)
         await self._spawned("judge", self._read_finally)
 
     def _working(self) -> list[asyncio.Task[None]]:

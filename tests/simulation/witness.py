@@ -1,32 +1,32 @@
-"""Tells the oracle of every promise that leaves an acceptor, which no disk need hold (R9, R11).
+"""Tells the oracle of every promise and acknowledgement that leaves an acceptor (R9-R11): disks do not show them all.
 
 Decides: nothing; it stands between a node's dispatch and its replica, and passes everything on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from simulation.oracle import Oracle
 from simulation.world import SimHost
 
 from kvclient.wire import messages as m
-from kvclient.wire.values import Ballot
+from kvnode.core.record import Record
 
 
 class _WitnessedLink:
-    """The link that a request came on; what is sent on it in answer is seen."""
+    """The link that a request came on: `on_yes` is called when an answer of kind `yes` leaves on it."""
 
-    __slots__ = ("_key", "_link", "_oracle", "_promise", "_replica", "_wanted")
+    __slots__ = ("_link", "_on_yes", "_yes")
 
-    def __init__(self, link: Any, oracle: Oracle, replica: int, key: bytes, promise: Ballot, wanted: int) -> None:
-        self._link, self._oracle, self._replica = link, oracle, replica
-        self._key, self._promise, self._wanted = key, promise, wanted
+    def __init__(self, link: Any, yes: int, on_yes: Callable[[], None]) -> None:
+        self._link, self._yes, self._on_yes = link, yes, on_yes
 
     def send(self, message: Any) -> bool:
-        """Tell of the promise that this answer makes, and let it leave."""
-        if message[0] == self._wanted:
-            self._oracle.on_promised(self._replica, self._key, self._promise)
+        """Tell of the answer, and let it leave."""
+        if message[0] == self._yes:
+            self._on_yes()
         return bool(self._link.send(message))
 
     def __getattr__(self, name: str) -> Any:
@@ -34,16 +34,23 @@ class _WitnessedLink:
 
 
 def witness(host: SimHost, oracle: Oracle) -> None:
-    """See the promises of the process that was just started on a host."""
+    """See what the process that was just started on a host promises and acknowledges."""
     if not host.is_up:
         return
-    table = host.node._table
-    prepare, accept, index = table[m.PREPARE], table[m.ACCEPT], host.index
+    table, replica = host.node._table, host.index
+    prepare, accept = table[m.PREPARE], table[m.ACCEPT]
 
     def on_prepare(link: Any, message: Any) -> None:
-        prepare(_WitnessedLink(link, oracle, index, message[3], message[4], m.PROMISE), message)
+        key, ballot = message[3], message[4]
+        prepare(_WitnessedLink(link, m.PROMISE, lambda: oracle.on_promised(replica, key, ballot)), message)
 
     def on_accept(link: Any, message: Any) -> None:
-        accept(_WitnessedLink(link, oracle, index, message[3], message[8], m.ACCEPTED), message)
+        key, ballot, body, window, following = message[3], message[4], message[5], message[6], message[8]
+
+        def on_yes() -> None:
+            oracle.on_accepted(replica, key, ballot, Record(body, window))
+            oracle.on_promised(replica, key, following)
+
+        accept(_WitnessedLink(link, m.ACCEPTED, on_yes), message)
 
     table[m.PREPARE], table[m.ACCEPT] = on_prepare, on_accept
