@@ -128,6 +128,11 @@ class Stream:
             self._timer = self._loop.call_at(self._held[0][0], self.pump)
         self.throttle()
 
+    @property
+    def is_ending(self) -> bool:
+        """True while the source's end is on its way."""
+        return bool(self._held) and not self._held[-1][1]
+
     def throttle(self) -> None:
         """Read from the source only while there is room for what it says."""
         self._source.read(not self._sink.is_full and self.held_bytes <= HELD_BYTES_MAX)
@@ -207,7 +212,10 @@ class End(asyncio.Protocol):
         if not self.out.is_open:
             self._connection.close()
         elif self.is_connected:
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # the node has reset it, which we have not read yet
+                self._transport.abort()
 
     def close(self) -> None:
         """Close the socket when everything is sent."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -117,6 +119,25 @@ async def test_last_words_of_a_node_that_died_behind_a_cut_arrive_later() -> Non
         await until(lambda: it.connection.near.out.held_bytes == 10)
         it.out.set(CLEAR)
         assert await far_reader.read() == b"last words"
+
+
+async def test_a_node_that_reset_its_end_unnoticed_is_spared_the_end_of_the_other() -> None:
+    """While too much is held nothing is read from it, not even its reset."""
+    async with house() as it:
+        (_, writer), (_, far_writer) = await it.connected()
+        it.out.set(CUT)
+        it.home.set(CUT)
+        connection = it.connection
+        far_writer.write(bytes(2 * HELD_BYTES_MAX))
+        writer.close()
+        await until(lambda: connection.far.out.held_bytes > HELD_BYTES_MAX)
+        await until(lambda: connection.near.out.is_ending)
+        far_writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far_writer.transport.abort()
+        await asyncio.sleep(0)
+        it.out.set(CLEAR)
+        it.home.set(CLEAR)
+        await until(lambda: not it.proxy.connections)
 
 
 @pytest.mark.parametrize("direction", ["out", "home"])
