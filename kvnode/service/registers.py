@@ -4,8 +4,9 @@ Decides: which rows stay decoded, and what must be kept of one that leaves.  Lea
 
 Bounds: `registers_max` rows and `register_bytes_max` bytes.  A row leaves by second chance (used again since it was
 loaded or last passed), never while it has rows on their way to disk.  What leaves takes nothing with it that matters:
-- a commit that is only in memory is written first (it need not be synced: R12), together with those of the rows that
-  leave next: a row alone in its group costs as much as twenty that share one;
+- a commit that is only in memory is written first (it need not be synced: R12).  Commits are written from
+  `_UNWRITTEN_MAX` on, oldest first and many at a time, so that it is writers who pay for them and not whoever reads
+  next; a key that is written again before that never needs it, for its next row carries the commit;
 - a promise that no row carries is folded into `promise_base` of its partition, which every row loaded later starts
 from;
   promising more than was asked can only refuse (R11).
@@ -23,8 +24,10 @@ from kvnode.storage.engine import Engine
 
 _EVICT_STEPS_MAX = 8
 """Rows looked at per load: the cache may stand over its bound for a moment, but no request pays for a full pass."""
-_WRITTEN_AHEAD = 128
-"""Rows looked at when a commit has to be written before its row leaves: less than a millisecond of one turn."""
+_UNWRITTEN_MAX = 16_384
+"""Commits that are only in memory: a row for each of them is what a shutdown has to write."""
+_WRITTEN_TOGETHER = 64
+"""Rows written when there are more: half a millisecond of one turn."""
 _ROW_OVERHEAD_BYTES = 600
 """Python objects of one decoded row, measured with `sys.getsizeof` over an accepted and a committed record."""
 
@@ -32,10 +35,11 @@ _ROW_OVERHEAD_BYTES = 600
 class CachedRegister(Register):
     """A register with what the cache notes of it."""
 
-    __slots__ = ("is_dirty", "is_used", "size_bytes")
+    __slots__ = ("is_dirty", "is_used", "key", "size_bytes")
 
-    def __init__(self, image: Image, promised: Ballot) -> None:
+    def __init__(self, key: bytes, image: Image, promised: Ballot) -> None:
         Register.__init__(self, image, promised)
+        self.key = key
         self.is_used = False
         self.is_dirty = False
         """True while it has a commit that no row carries."""
@@ -51,6 +55,8 @@ class Registers:
         self._register_bytes_max = register_bytes_max
         self._cache: OrderedDict[bytes, CachedRegister] = OrderedDict()  # a plain dict finds its first key in O(n)
         self._total_bytes = 0
+        self._dirty: OrderedDict[bytes, CachedRegister] = OrderedDict()
+        """Those with a commit that no row carries, the oldest such commit first."""
         self._restart_promise = restart_promise
         self.promise_base: dict[bytes, Ballot] = {}
 
@@ -70,7 +76,7 @@ class Registers:
         promised = self._restart_promise
         if self.promise_base:
             promised = max(promised, self.promise_base.get(key[:2], NO_BALLOT))
-        register = CachedRegister(self._engine.load(key) or EMPTY_IMAGE, promised)
+        register = CachedRegister(key, self._engine.load(key) or EMPTY_IMAGE, promised)
         self._total_bytes += register.size_bytes
         self._evict()  # before it is in the cache itself: its caller is about to use it
         self._cache[key] = register
@@ -84,29 +90,37 @@ class Registers:
         register = self.get(key)
         verdict = register.commit(ballot, record)
         if verdict is Verdict.DONE:
-            register.is_dirty = True
+            if not register.is_dirty:
+                register.is_dirty = True
+                self._dirty[key] = register
             if register.image.committed is record:
-                self._write(key, register)
+                self._write(register)
+            elif len(self._dirty) > _UNWRITTEN_MAX:
+                self._write_oldest(_WRITTEN_TOGETHER)
         return register, verdict
 
     def on_put(self, register: CachedRegister) -> None:
         """Note that a row with everything that the register has is on its way."""
         register.pins += 1
-        register.is_dirty = False
+        if register.is_dirty:
+            register.is_dirty = False
+            del self._dirty[register.key]
         size_bytes = _size_bytes(register.image)
         self._total_bytes += size_bytes - register.size_bytes
         register.size_bytes = size_bytes
 
     def flush(self) -> None:
         """Write every commit that is only in memory."""
-        for key, register in self._cache.items():
-            if register.is_dirty:
-                self._write(key, register)
+        self._write_oldest(len(self._dirty))
 
-    def _write(self, key: bytes, register: CachedRegister) -> None:
+    def _write_oldest(self, count: int) -> None:
+        for register in list(islice(self._dirty.values(), count)):
+            self._write(register)
+
+    def _write(self, register: CachedRegister) -> None:
         image = register.image
         self.on_put(register)
-        self._engine.put(key, image, sync=False, then=lambda: register.on_durable(image))
+        self._engine.put(register.key, image, sync=False, then=lambda: register.on_durable(image))
 
     def _evict(self) -> None:
         cache = self._cache
@@ -116,17 +130,12 @@ class Registers:
             key, register = cache.popitem(last=False)
             if register.pins or register.is_used or register.is_dirty:
                 cache[key] = register  # the last one now
-                if register.is_dirty and not register.is_used:
-                    self._write(key, register)
-                    self._write_ahead()
                 register.is_used = False
+                if register.is_dirty:
+                    self._write(register)
+                    self._write_oldest(_WRITTEN_TOGETHER)
             else:
                 self._forget(key, register)
-
-    def _write_ahead(self) -> None:
-        for key, register in islice(self._cache.items(), _WRITTEN_AHEAD):
-            if register.is_dirty and not register.is_used:
-                self._write(key, register)
 
     def _forget(self, key: bytes, register: CachedRegister) -> None:
         self._total_bytes -= register.size_bytes

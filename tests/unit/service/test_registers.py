@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from schedule import put, settle, trio
 from world import World
 
 from kvclient.wire import messages as m
-from kvclient.wire.values import Ballot
+from kvclient.wire.values import NO_BALLOT, NO_SBALLOT, NO_VERSION, Ballot, Version, body_pack
 from kvnode.config import Limits
+from kvnode.core.record import NO_RECORD, Record
 from kvnode.core.register import Verdict
 from kvnode.core.version import ballot_make
+from kvnode.service.registers import Registers
+from kvnode.storage.memory import MemoryEngine
 
 KEYS = [f"key{number}" for number in range(40)]
 
@@ -148,3 +152,55 @@ def test_eviction_under_contention_keeps_every_invariant(seed: int) -> None:
         world.run(0.02)
         world.invariants()
     assert all(call.kind in (m.APPLIED, m.ITEM) for call in calls)
+
+
+def committed_in_memory(count: int) -> tuple[Registers, MemoryEngine, list[Callable[[], None]]]:
+    """Return registers in which so many keys have a commit that they learnt by its mark, oldest first."""
+    turns: list[Callable[[], None]] = []
+    engine = MemoryEngine(turns.append, pytest.fail)
+    registers = Registers(engine, 65536, 64 << 20, NO_BALLOT)
+    ballot, following = (Ballot(ballot_make(stamp << 16, 9, 1, stamp)) for stamp in (1, 2))
+    record = Record(body_pack(Version(NO_SBALLOT + bytes(16)), 0, 0, b"\0v"), b"")
+    for number in range(count):
+        register = registers.get(row_key(number))
+        assert register.accept(ballot, record, NO_VERSION, following) is Verdict.DONE
+        assert registers.commit(row_key(number), ballot, NO_RECORD)[1] is Verdict.DONE
+    return registers, engine, turns
+
+
+def row_key(number: int) -> bytes:
+    return b"\0\1default\0%06d" % number
+
+
+def run(turns: list[Callable[[], None]]) -> None:
+    while turns:
+        turns.pop(0)()
+
+
+def test_commits_that_only_memory_has_are_bounded_and_the_oldest_are_written() -> None:
+    """R12: else the readers of other keys write them, one by one, as the rows leave."""
+    registers, engine, turns = committed_in_memory(20_000)
+    assert len(registers._dirty) <= 16_384
+    run(turns)
+    row = engine.load(row_key(0))
+    assert row is not None
+    assert row.committed_ballot == registers.get(row_key(0)).image.committed_ballot
+    assert engine.load(row_key(19_999)) is None
+    assert not any(register.pins for register in registers._cache.values())
+
+
+def test_a_commit_that_its_keys_next_row_carries_is_not_written_again() -> None:
+    registers, _, turns = committed_in_memory(3)
+    registers.on_put(registers.get(row_key(1)))
+    registers.flush()
+    assert [register.pins for register in registers._cache.values()] == [1, 1, 1]
+    assert not registers._dirty
+    run(turns)
+    assert [register.pins for register in registers._cache.values()] == [0, 1, 0]
+
+
+def test_flush_writes_every_commit_that_only_memory_has() -> None:
+    registers, engine, turns = committed_in_memory(500)
+    registers.flush()
+    run(turns)
+    assert engine.approximate_keys() == 500
