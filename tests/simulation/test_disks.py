@@ -64,6 +64,29 @@ def test_a_sync_takes_its_time_and_groups_complete_in_order(bench: Bench) -> Non
     bench.run(main)
 
 
+def test_closing_waits_for_a_slow_disk_without_spinning(bench: Bench) -> None:
+    async def main() -> None:
+        bench.disk.sync_s = 100.0
+        bench.put(A, 1)
+        await bench.engine.close()
+        assert bench.done == ["a1"]
+
+    bench.run(main)
+    assert bench.loop.steps < 20
+
+
+def test_a_row_may_be_read_before_its_callback_runs(bench: Bench) -> None:
+    async def main() -> None:
+        bench.put(A, 1)
+        while bench.engine.load(A) is None:
+            await asyncio.sleep(0.00001)
+        assert bench.done == []
+        await asyncio.sleep(1)
+        assert bench.done == ["a1"]
+
+    bench.run(main)
+
+
 def test_a_held_disk_completes_nothing_until_it_is_let_go(bench: Bench) -> None:
     async def main() -> None:
         bench.disk.is_held = True
