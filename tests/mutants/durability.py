@@ -3,6 +3,8 @@ R19, R45)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kvclient.wire.values import Ballot
@@ -38,9 +40,9 @@ def no_promise_is_synced(patch: pytest.MonkeyPatch) -> None:
 
 
 def answers_do_not_wait_for_the_disk(patch: pytest.MonkeyPatch) -> None:
-    honest = Replica._put
+    honest: Any = Replica._put
 
-    def hasty(replica, *arguments):  # type: ignore[no-untyped-def]
+    def hasty(replica: Any, *arguments: Any) -> Any:
         *row, link, reply = arguments
         link.send(reply)
         honest(replica, *row, _Nobody(), reply)
@@ -58,7 +60,7 @@ class _Nobody:
 def the_disk_syncs_nothing(patch: pytest.MonkeyPatch) -> None:
     write = MemoryDisk.write
 
-    def lazy(disk, group):  # type: ignore[no-untyped-def]
+    def lazy(disk: Any, group: Any) -> Any:
         group.sync = False
         write(disk, group)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from kvclient.wire.values import NO_VERSION
 from kvnode.core import proposer, reading, register
 from kvnode.core.operation import VALUE, Result
+from kvnode.core.record import Record
 from kvnode.core.version import ballot_stamp, version_sballot, version_stamp
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.eventual import Eventual
@@ -13,10 +17,10 @@ from kvnode.service.reads import StrongReads
 
 
 def ordered_by_stamp_alone(patch: pytest.MonkeyPatch) -> None:
-    def stamp(version):  # type: ignore[no-untyped-def]
+    def stamp(version: Any) -> Any:
         return version_stamp(version) or ballot_stamp(version_sballot(version))
 
-    def later(entry, base, *rest):  # type: ignore[no-untyped-def]
+    def later(entry: Any, base: Any, *rest: Any) -> Any:
         return not base or stamp(entry[1:45]) > stamp(base)
 
     for room in (proposer, register):
@@ -30,7 +34,7 @@ def stamps_know_only_the_clock(patch: pytest.MonkeyPatch) -> None:
 
 
 def overlays_are_shown_unabsorbed(patch: pytest.MonkeyPatch) -> None:
-    def unabsorbed(reads, gathering):  # type: ignore[no-untyped-def]
+    def unabsorbed(reads: Any, gathering: Any) -> Any:
         reads._close(gathering)
         body = register.visible_body(reads._registers.get(gathering.slot.key).shown)
         reads.consensus.on_read_done(gathering.slot, gathering.operations, Result(VALUE, body=body))
@@ -49,7 +53,7 @@ def every_entry_is_visible(patch: pytest.MonkeyPatch) -> None:
 def entries_build_on_proposals(patch: pytest.MonkeyPatch) -> None:
     stamp = Eventual._stamp
 
-    def hopeful(eventual, draft, image):  # type: ignore[no-untyped-def]
+    def hopeful(eventual: Any, draft: Any, image: Any) -> Any:
         if image.accepted_ballot:
             image = image._replace(committed_ballot=image.accepted_ballot, committed=image.accepted)
         stamp(eventual, draft, image)
@@ -72,9 +76,9 @@ def tokens_are_not_confirmed(patch: pytest.MonkeyPatch) -> None:
 def a_token_is_believed(patch: pytest.MonkeyPatch) -> None:
     stamp = Eventual._stamp
 
-    def trusting(eventual, draft, image):  # type: ignore[no-untyped-def]
+    def trusting(eventual: Any, draft: Any, image: Any) -> Any:
         if draft.token:
-            image = image._replace(committed=register.Record(draft.token + image.committed.body[44:], b""))
+            image = image._replace(committed=Record(draft.token + image.committed.body[44:], b""))
         stamp(eventual, draft, image)
 
     patch.setattr("kvnode.service.eventual._is_unconfirmed", lambda seen, image: False)
@@ -83,7 +87,11 @@ def a_token_is_believed(patch: pytest.MonkeyPatch) -> None:
 
 def nothing_is_unseen(patch: pytest.MonkeyPatch) -> None:
     accept = register.Register.accept
-    patch.setattr(register.Register, "accept", lambda self, b, record, base, *rest: accept(self, b, record, b"", *rest))
+
+    def blind(self: Any, ballot: Any, record: Any, base: Any, *rest: Any) -> Any:
+        return accept(self, ballot, record, NO_VERSION, *rest)
+
+    patch.setattr(register.Register, "accept", blind)
 
 
 def entries_prove_nothing(patch: pytest.MonkeyPatch) -> None:

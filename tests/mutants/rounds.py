@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kvclient.wire.values import Ballot
@@ -16,7 +18,7 @@ from kvnode.service.replica import Replica
 def the_mark_is_lost(patch: pytest.MonkeyPatch) -> None:
     committed = register._committed
 
-    def forgetful(image, ballot, record):  # type: ignore[no-untyped-def]
+    def forgetful(image: Any, ballot: Any, record: Any) -> Any:
         done = committed(image, ballot, record)
         return done._replace(committed_ballot=image.committed_ballot, committed=image.committed)
 
@@ -24,7 +26,7 @@ def the_mark_is_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def accepted_goes_before_committed(patch: pytest.MonkeyPatch) -> None:
-    def greatest(promise: Promise):  # type: ignore[no-untyped-def]
+    def greatest(promise: Promise) -> Any:
         if promise.accepted_ballot:
             return b"\xff" + promise.accepted_ballot, promise.accepted
         return promise.committed_ballot, promise.committed
@@ -33,7 +35,7 @@ def accepted_goes_before_committed(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_base_is_chosen_by_version(patch: pytest.MonkeyPatch) -> None:
-    def greatest(promise: Promise):  # type: ignore[no-untyped-def]
+    def greatest(promise: Promise) -> Any:
         best = max(promise.accepted, promise.committed, key=lambda record: record.version)
         return best.version, best
 
@@ -47,7 +49,7 @@ def the_cached_ballot_jumps(patch: pytest.MonkeyPatch) -> None:
         cached = honest(round_)
         return cached._replace(ballot=Ballot((ballot_stamp(cached.ballot) + (1 << 24)).to_bytes(8, "big") + bytes(20)))
 
-    def begin_above(round_, cached, home, now_ms):  # type: ignore[no-untyped-def]
+    def begin_above(round_: Any, cached: Any, home: Any, now_ms: Any) -> Any:
         round_.following = Ballot(round_.ballot[:27] + b"\x01")
         return begin(round_, cached, home, now_ms)
 
@@ -58,7 +60,7 @@ def the_cached_ballot_jumps(patch: pytest.MonkeyPatch) -> None:
 def one_acknowledgement_is_enough(patch: pytest.MonkeyPatch) -> None:
     propose = Round._propose
 
-    def hasty(round_, outcome):  # type: ignore[no-untyped-def]
+    def hasty(round_: Any, outcome: Any) -> Any:
         step = propose(round_, outcome)
         round_.tally.need = 1
         return step
@@ -67,7 +69,7 @@ def one_acknowledgement_is_enough(patch: pytest.MonkeyPatch) -> None:
 
 
 def repair_copies_what_was_accepted(patch: pytest.MonkeyPatch) -> None:
-    def repair(eventual, index, key, state):  # type: ignore[no-untyped-def]
+    def repair(eventual: Any, index: Any, key: Any, state: Any) -> Any:
         eventual._commits.repair(index, key, *state.greatest)
 
     patch.setattr(Eventual, "_repair", repair)
@@ -93,9 +95,21 @@ def read_sets_are_too_small(patch: pytest.MonkeyPatch) -> None:
 def the_commit_falls_with_the_accept(patch: pytest.MonkeyPatch) -> None:
     honest = Replica.on_accept
 
-    def careless(replica, link, message):  # type: ignore[no-untyped-def]
+    def careless(replica: Any, link: Any, message: Any) -> Any:
         if message[4] < replica._registers.get(message[3]).promise:
             message = [*message[:9], b""]
         honest(replica, link, message)
 
     patch.setattr(Replica, "on_accept", careless)
+
+
+def prepares_are_granted_at_equality(patch: pytest.MonkeyPatch) -> None:
+    prepare = register.Register.prepare
+
+    def lax(self: register.Register, ballot: Ballot, physical_ms: int, max_offset_ms: int) -> register.Verdict:
+        if ballot == self.promise:
+            self.promised = ballot
+            return register.Verdict.DONE
+        return prepare(self, ballot, physical_ms, max_offset_ms)
+
+    patch.setattr(register.Register, "prepare", lax)

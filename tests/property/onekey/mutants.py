@@ -13,6 +13,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import pytest
+from mutants import outcomes, overlay, retries, rounds
 from property.onekey.node import Switches
 from property.onekey.plan import draw_plan
 from property.onekey.schedule import run
@@ -20,10 +22,7 @@ from property.onekey.schedule import run
 from kvclient.wire.values import NO_BALLOT, NO_SBALLOT, NO_VERSION
 from kvnode.core import change, proposer
 from kvnode.core import register as registers
-from kvnode.core.operation import NOT_APPLIED, Result
-from kvnode.core.proposer import Round
 from kvnode.core.quorum import Quorums
-from kvnode.core.reading import FastRead
 from kvnode.core.record import NO_RECORD
 from kvnode.core.register import Register, Verdict
 from kvnode.core.version import ballot_stamp, version_sballot, version_stamp
@@ -50,19 +49,6 @@ class Mutant(NamedTuple):
             run(seed, **{"quorums": Quorums(3, 2, 2), "plan": plan, **settings})
 
 
-def _prepare_at_equality(stack: ExitStack) -> Settings:
-    real = Register.prepare
-
-    def prepare(self: Register, ballot: Any, physical_ms: int, max_offset_ms: int) -> Verdict:
-        if ballot == self.promise:
-            self.promised = ballot
-            return Verdict.DONE
-        return real(self, ballot, physical_ms, max_offset_ms)
-
-    stack.enter_context(patch.object(Register, "prepare", prepare))
-    return {"on": Switches(ballots_unique=False)}
-
-
 def _base_by_version(stack: ExitStack) -> Settings:
     def greatest(*arguments: Any, key: Any = None) -> Any:
         if key is None:
@@ -72,21 +58,6 @@ def _base_by_version(stack: ExitStack) -> Settings:
         return max(*arguments, key=key)
 
     stack.enter_context(patch.object(proposer, "max", greatest, create=True))
-    return {}
-
-
-def _refusal_without_evidence(stack: ExitStack) -> Settings:
-    stack.enter_context(patch.object(Round, "_has_evidence", lambda self, ballot: True))
-    return {}
-
-
-def _read_of_the_maximum(stack: ExitStack) -> Settings:
-    stack.enter_context(patch.object(FastRead, "_is_chosen", lambda self, ballot: True))
-    return {}
-
-
-def _read_returns_the_overlay(stack: ExitStack) -> Settings:
-    stack.enter_context(patch.object(FastRead, "_needs_round", lambda self, ballot: False))
     return {}
 
 
@@ -133,11 +104,6 @@ def _dedupe_off(stack: ExitStack) -> Settings:
     return {}
 
 
-def _marks_off(stack: ExitStack) -> Settings:
-    stack.enter_context(patch.object(Window, "is_answered", lambda self, session, sequence: False))
-    return {}
-
-
 def _refusal_unrecorded(stack: ExitStack) -> Settings:
     real = change._remember
 
@@ -151,32 +117,14 @@ def _refusal_unrecorded(stack: ExitStack) -> Settings:
     return {}
 
 
-def _refusal_by_wall_clock(stack: ExitStack) -> Settings:
-    def too_late(key: Any, operation: Any) -> Result:
-        key.must_accept = key.must_accept or not operation.is_first_try
-        return Result(NOT_APPLIED, code="deadline-exceeded", is_settled=True)
+def _shared(plant: Callable[[pytest.MonkeyPatch], None], **settings: Any) -> Callable[[ExitStack], Settings]:
+    """Plant a mistake that the simulator has as well."""
 
-    stack.enter_context(patch.object(change, "_too_late", too_late))
-    return {}
+    def planted(stack: ExitStack) -> Settings:
+        plant(stack.enter_context(pytest.MonkeyPatch.context()))
+        return settings
 
-
-def _window_expires_at_the_deadline(stack: ExitStack) -> Settings:
-    real = Window.expire
-    stack.enter_context(patch.object(Window, "expire", lambda self, ms: real(self, ms + 70_000)))
-    return {}
-
-
-def _doubt_cleared_after_one_refusal(stack: ExitStack) -> Settings:
-    real = Round.clear_doubt
-    stack.enter_context(
-        patch.object(Round, "clear_doubt", lambda self, reached: real(self, 0 if self.refused else reached))
-    )
-    return {}
-
-
-def _small_read_set(stack: ExitStack) -> Settings:
-    stack.enter_context(patch.object(Quorums, "read", property(lambda self: self.n - self.q2)))
-    return {}
+    return planted
 
 
 def _settings(**settings: Any) -> Callable[[ExitStack], Settings]:
@@ -225,12 +173,22 @@ _TIMEOUTS: Settings = {
 _CRASHES: Settings = {"crash": 1.0, "drop": 0.0, "steps": 300, "primary": 0.3}
 
 MUTANTS = (
-    Mutant("prepare granted at equality, ballots reused", "R5, R9, M5", 400, _prepare_at_equality, _CRASHES),
+    Mutant(
+        "prepare granted at equality, ballots reused",
+        "R5, R9, M5",
+        400,
+        _shared(rounds.prepares_are_granted_at_equality, on=Switches(ballots_unique=False)),
+        _CRASHES,
+    ),
     Mutant("base chosen by version", "R15, M4a", 1500, _base_by_version, _ROUND_READS),
-    Mutant("refusal and read by round without evidence", "R17, M3, C8", 400, _refusal_without_evidence),
-    Mutant("fast read of the maximum seen", "R20, M4b", 400, _read_of_the_maximum, _FAST_READS),
-    Mutant("fast read passes over the overlay", "R20, M8d", 400, _read_returns_the_overlay, _WRITES),
-    Mutant("read set too small", "R20, R26, M10a", 400, _small_read_set, _FAST_READS),
+    Mutant(
+        "refusal and read by round without evidence", "R17, M3, C8", 400, _shared(retries.promises_prove_everything)
+    ),
+    Mutant(
+        "fast read of the maximum seen", "R20, M4b", 400, _shared(rounds.the_greatest_seen_is_returned), _FAST_READS
+    ),
+    Mutant("fast read passes over the overlay", "R20, M8d", 400, _shared(overlay.entries_prove_nothing), _WRITES),
+    Mutant("read set too small", "R20, R26, M10a", 400, _shared(rounds.read_sets_are_too_small), _FAST_READS),
     Mutant("unseen overlay unchecked", "R10", 400, _unseen_unchecked, _WRITES),
     Mutant(
         "`next` replaced by a greater ballot", "R19", 400, _settings(on=Switches(uses_cached_exactly=False)), _DUELS
@@ -246,10 +204,16 @@ MUTANTS = (
     Mutant("overlay ordered by stamp alone", "R7, R15, C4, M8f", 400, _overlay_by_stamp, _WRITES),
     Mutant("dedupe off", "R23, M1b", 100, _dedupe_off),
     Mutant("refusal of a later attempt unrecorded", "R23", 1500, _refusal_unrecorded, _RETRIES),
-    Mutant("refusal of a late retry by the wall clock", "R24", 800, _refusal_by_wall_clock, _LATE),
-    Mutant("window entries dropped at the deadline", "R24", 1000, _window_expires_at_the_deadline, _LATE),
-    Mutant("first-incomplete mark unchecked", "R23", 1000, _marks_off, _RETRIES),
-    Mutant("doubt cleared after one refusal", "R21", 1000, _doubt_cleared_after_one_refusal, _DOUBT),
+    Mutant("refusal of a late retry by the wall clock", "R24", 800, _shared(outcomes.late_refusals_are_final), _LATE),
+    Mutant(
+        "window entries dropped at the deadline",
+        "R24",
+        1000,
+        _shared(retries.entries_are_dropped_at_the_deadline),
+        _LATE,
+    ),
+    Mutant("first-incomplete mark unchecked", "R23", 1000, _shared(retries.marks_are_ignored), _RETRIES),
+    Mutant("doubt cleared after one refusal", "R21", 1000, _shared(outcomes.one_refusal_clears_doubt), _DOUBT),
     Mutant("Q2 = 1 with Q1 = 2 of 3", "R26, M10c", 100, _small_accept_quorum),
     Mutant("promise not durable", "R9, R11, M2", 400, _settings(on=Switches(promise_is_durable=False)), _CRASHES),
     Mutant("accept acknowledged before its sync", "R10, R45", 100, _settings(on=Switches(acks_durable_only=False))),
