@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from math import inf
 
+from checkers.keyed import NEVER_NS
+from checkers.search import Verdict, explain
+from checkers.steps import Kind, Step
 from oracle import WatchedWorld
-from wgl import Event, Step, is_linearizable
 from world import Call
 
 from kvclient.wire import messages as m
@@ -141,7 +142,7 @@ class Run:
             name for name in ("crash", "cut", "disk", "clock", "hold") if self.rng.random() < 0.6
         }  # swarm: each run has some of the faults
         self.is_ending = False
-        self.history: dict[str, list[Event]] = {"a": [], "b": [], "counter": []}
+        self.history: dict[str, list[Step]] = {"a": [], "b": [], "counter": []}
         self.weak_values: dict[str, set[bytes]] = {"a": set(), "b": set()}
         self.weak_reads: list[tuple[str, bytes]] = []
         self.applied: list[tuple[str, bytes, int, Version]] = []
@@ -249,7 +250,9 @@ class Run:
         if doing.kind == "weak put":
             self.weak_values[doing.key].add(doing.value)
             if answer is None or answer[0] == m.APPLIED or answer[3] == "unknown":
-                self.history[doing.key].append(Event(Step(True, doing.value), doing.invoked, inf, "weak put"))
+                write = self._maybe(Kind.WRITE, doing, leaves=doing.value)
+                ended = self._now_ns() if answer is not None and answer[0] == m.APPLIED else NEVER_NS
+                self.history[doing.key].append(write._replace(fence=0, floats_until=ended))
             return
         self._record_mutation(client, doing)
 
@@ -260,7 +263,7 @@ class Run:
             if value is not None:
                 self.weak_reads.append((doing.key, value))
             return
-        self.history[doing.key].append(Event(Step(False, saw=value), doing.invoked, self.now_s, "get"))
+        self.history[doing.key].append(self._surely(Kind.OBSERVE, doing, needs=value))
         client.etags[doing.key] = (call.etag, value) if value is not None else ("", None)
 
     def _record_mutation(self, client: Client, doing: Try) -> None:
@@ -269,10 +272,10 @@ class Run:
         needs = doing.needs if doing.kind in ("cas", "add") else None
         applied = next((call for call in doing.calls if call.kind == m.APPLIED), None)
         last = doing.calls[-1].answer
-        events = self.history[doing.key]
-        label = f"{doing.kind} {client.session!r}/{doing.sequence}"
+        steps = self.history[doing.key]
+        kind = Kind.SWAP if is_checked else Kind.WRITE
         if applied is not None:
-            events.append(Event(Step(True, leaves, is_checked, needs), doing.invoked, self.now_s, label))
+            steps.append(self._surely(kind, doing, needs, leaves))
             self.added += doing.kind == "add"
             if applied.answer and applied.answer[2]:
                 self.applied.append((doing.key, client.session, doing.sequence, Version(applied.answer[2])))
@@ -280,12 +283,23 @@ class Run:
         elif last is not None and last[0] == m.CONFLICT:
             # The coordinator may have proposed it twice: then it was refused at one moment, and what it shows is later.
             saw = doing.calls[-1].value
-            events.append(Event(Step(False, needs=needs, fails=True), doing.invoked, self.now_s, label))
-            events.append(Event(Step(False, saw=saw), doing.invoked, self.now_s, label))
+            steps.append(self._surely(Kind.REFUTE, doing, needs))
+            steps.append(self._surely(Kind.OBSERVE, doing, saw))
             client.etags[doing.key] = (doing.calls[-1].etag, saw) if saw is not None else ("", None)
         elif not self._is_void(doing):
             self.unsettled += doing.kind == "add"
-            events.append(Event(Step(True, leaves, is_checked, needs), doing.invoked, inf, label))
+            steps.append(self._maybe(kind, doing, needs, leaves))
+
+    def _now_ns(self) -> int:
+        return round(self.now_s * 1e9)
+
+    def _surely(self, kind: Kind, doing: Try, needs: bytes | None = None, leaves: bytes | None = None) -> Step:
+        return self._maybe(kind, doing, needs, leaves)._replace(by=self._now_ns(), is_must=True)
+
+    def _maybe(self, kind: Kind, doing: Try, needs: bytes | None = None, leaves: bytes | None = None) -> Step:
+        invoked = round(doing.invoked * 1e9)
+        left = needs if kind <= Kind.REFUTE else leaves
+        return Step(kind, _text(needs), _text(left), invoked, NEVER_NS, is_must=False, fence=invoked)
 
     @staticmethod
     def _is_void(doing: Try) -> bool:
@@ -304,10 +318,11 @@ class Run:
         for key in (*self.keys, "counter"):
             for at in world.owners(key):
                 call = world.get(key, at)
-                invoked = self.now_s
+                invoked = self._now_ns()
                 world.run(2.0)
                 assert call.kind == m.ITEM, f"no strong read of {key} after all faults have ended: {call.answer}"
-                self.history[key].append(Event(Step(False, saw=call.value), invoked, self.now_s, "final get"))
+                shown = _text(call.value)
+                self.history[key].append(Step(Kind.OBSERVE, shown, shown, invoked, self._now_ns(), is_must=True))
         for key, session, sequence, version in self.applied:
             world.oracle.check_applied(world.row_key(key), session, sequence, version)
         for key, value in self.weak_reads:
@@ -315,7 +330,8 @@ class Run:
                 known = {b"\0" + weak for weak in self.weak_values[key]} | world.oracle.contents(world.row_key(key))
                 assert b"\0" + value in known, f"a dirty read of {value!r}"
         for key in self.keys:
-            assert is_linearizable(self.history[key]), f"{key} is not linearizable"
+            verdict, _ = explain(self.history[key])
+            assert verdict is Verdict.EXPLAINED, f"{key} is not linearizable: {verdict.value}"
         self._check_counter()
 
     def _check_counter(self) -> None:
@@ -323,6 +339,10 @@ class Run:
         self.world.run(2.0)
         counted = int(call.value or b"0")
         assert self.added <= counted <= self.added + self.unsettled, f"{counted} counted, {self.added} applied"
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
 
 
 def run(seed: int, steps: int = 700) -> Run:
