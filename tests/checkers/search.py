@@ -25,7 +25,7 @@ P-compositionality" (2015).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -202,11 +202,9 @@ class _Search:
     def _optional(self, here: _Configuration, horizon: int) -> list[int]:
         """Return the mays worth trying: somebody needs what they leave, and nothing with the same effect goes first."""
         chosen: dict[tuple[Kind, Value, Value, bool], int] = {}
-        for number in (*self._may_swaps.get(here.state, ()), *self._may_always):
+        for number in self._available(here, horizon):
             step = self._mays[number]
-            if step.call > horizon or here.used >> number & 1 or step.floats_until < here.fence:
-                continue
-            if step.leaves == here.state and step.kind != Kind.ADD:
+            if step.floats_until < here.fence or (step.leaves == here.state and step.kind != Kind.ADD):
                 continue
             effect = (step.kind, step.needs, step.leaves, step.fence > 0)
             other = chosen.get(effect)
@@ -215,6 +213,15 @@ class _Search:
             if other is not None or self._is_wanted(here, step):
                 chosen[effect] = number
         return list(chosen.values())
+
+    def _available(self, here: _Configuration, horizon: int) -> Iterator[int]:
+        """Yield the mays that are left and may have begun."""
+        for numbers in (self._may_swaps.get(here.state, ()), self._may_always):
+            for number in numbers:
+                if self._mays[number].call > horizon:
+                    break
+                if not here.used >> number & 1:
+                    yield number
 
     def _is_wanted(self, here: _Configuration, step: Step) -> bool:
         if self._is_all_needed or step.leaves in self._needed_by_mays:
