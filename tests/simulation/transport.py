@@ -376,10 +376,10 @@ class SimTransport(asyncio.Transport):
 
     def die(self, *, silently: bool) -> None:
         """The life has ended: the system closes its half, or the machine is gone and nobody hears of it."""
+        self.is_dark = silently
         if self._is_gone:
             return
         self._out.cut()
-        self.is_dark = silently
         if silently:
             return
         if self._out.rng.random() < 0.5:
