@@ -24,9 +24,11 @@ P-compositionality" (2015).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
+from itertools import takewhile
 from typing import Final, NamedTuple
 
 from checkers.keyed import NEVER_NS
@@ -96,11 +98,11 @@ class _Search:
         self._is_blind = [
             step.kind == Kind.WRITE and step.leaves not in needed and not self._is_all_needed for step in musts
         ]
-        self._may_swaps: dict[_State, list[int]] = defaultdict(list)
-        for number, step in enumerate(mays):
-            if step.kind == Kind.SWAP:
-                self._may_swaps[step.needs].append(number)
-        self._may_always = [number for number, step in enumerate(mays) if step.kind != Kind.SWAP]
+        self._may_swaps: dict[_State, list[list[int]]] = defaultdict(list)
+        self._may_always: list[list[int]] = []
+        for group in _alike(mays):
+            step = mays[group[0]]
+            (self._may_swaps[step.needs] if step.kind == Kind.SWAP else self._may_always).append(group)
 
     def run(self, steps_max: int) -> tuple[Verdict, int]:
         """Walk until an order is found, none is left, or `steps_max` configurations have been looked at."""
@@ -201,27 +203,25 @@ class _Search:
 
     def _optional(self, here: _Configuration, horizon: int) -> list[int]:
         """Return the mays worth trying: somebody needs what they leave, and nothing with the same effect goes first."""
-        chosen: dict[tuple[Kind, Value, Value, bool], int] = {}
-        for number in self._available(here, horizon):
-            step = self._mays[number]
-            if step.floats_until < here.fence or (step.leaves == here.state and step.kind != Kind.ADD):
+        chosen: list[int] = []
+        for group in (*self._may_swaps.get(here.state, ()), *self._may_always):
+            step = self._mays[group[0]]
+            if step.leaves == here.state and step.kind != Kind.ADD:
                 continue
-            effect = (step.kind, step.needs, step.leaves, step.fence > 0)
-            other = chosen.get(effect)
-            if other is not None and self._mays[other].floats_until <= step.floats_until:
-                continue
-            if other is not None or self._is_wanted(here, step):
-                chosen[effect] = number
-        return list(chosen.values())
+            first = self._first(group, here, horizon)
+            if first is not None and self._is_wanted(here, step):
+                chosen.append(first)
+        return chosen
 
-    def _available(self, here: _Configuration, horizon: int) -> Iterator[int]:
-        """Yield the mays that are left and may have begun."""
-        for numbers in (self._may_swaps.get(here.state, ()), self._may_always):
-            for number in numbers:
-                if self._mays[number].call > horizon:
-                    break
-                if not here.used >> number & 1:
-                    yield number
+    def _first(self, group: list[int], here: _Configuration, horizon: int) -> int | None:
+        """Return the may of a group that has the least time left, if any is left and may have begun."""
+        mays, used = self._mays, here.used
+        if not self._has_floats:  # then they are taken in the order of their calls, so those taken are the first
+            at = bisect_left(group, 1, key=lambda number: ~used >> number & 1)
+            return group[at] if at < len(group) and mays[group[at]].call <= horizon else None
+        left = takewhile(lambda number: mays[number].call <= horizon, group)
+        floating = (n for n in left if not used >> n & 1 and mays[n].floats_until >= here.fence)
+        return min(floating, key=lambda number: mays[number].floats_until, default=None)
 
     def _is_wanted(self, here: _Configuration, step: Step) -> bool:
         if self._is_all_needed or step.leaves in self._needed_by_mays:
@@ -250,6 +250,14 @@ class _Search:
                     mask |= 1 << (hidden - base)
         base, mask = _advanced(base, mask)
         return _Configuration(base, mask, here.used | used, state, fence)
+
+
+def _alike(mays: Sequence[Step]) -> list[list[int]]:
+    """Return the numbers of mays in groups that have the same effect, each in the order of their calls."""
+    groups: dict[tuple[Kind, Value, Value, bool], list[int]] = defaultdict(list)
+    for number, step in enumerate(mays):
+        groups[step.kind, step.needs, step.leaves, step.fence > 0].append(number)
+    return list(groups.values())
 
 
 def _advanced(base: int, mask: int) -> tuple[int, int]:
