@@ -19,6 +19,7 @@ from simulation.lives import Life
 from simulation.loop import SimLoop
 from simulation.transport import Flow, OnBytes, SimTransport, Wire
 
+SOCKET_BYTES = 128 * 1024
 SYN_AGAIN_S = 0.5
 """A connection request that is not answered is sent again so often, until whoever asks gives up."""
 
@@ -54,6 +55,8 @@ class SimNetwork:
         self.latency_s = 0.0002
         self.jitter_s = 0.0002
         """What a wire begins with."""
+        self.socket_bytes = SOCKET_BYTES
+        """How much the operating system takes from a writer ahead of the reader."""
         self.on_bytes: OnBytes | None = None
         """Sees what arrives: source, target, number of the connection, bytes."""
         self._loop, self._rng, self._names = loop, rng, names
@@ -173,8 +176,8 @@ class SimNetwork:
         self._connections = number = self._connections + 1
         out = Flow(there, self._rng, number, self.on_bytes)
         into = Flow(back, self._rng, number, self.on_bytes)
-        dialler = SimTransport(loop, life, into, out)
-        accepted = SimTransport(loop, server.life, out, into)
+        dialler = SimTransport(loop, life, into, out, self.socket_bytes)
+        accepted = SimTransport(loop, server.life, out, into, self.socket_bytes)
         for flow, transport in ((out, dialler), (into, accepted)):
             self._remember(flow, transport)
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 from simulation.lives import Life
 from simulation.loop import SimLoop
-from simulation.network import SimNetwork
-from simulation.transport import SOCKET_BYTES, SimTransport
+from simulation.network import SOCKET_BYTES, SimNetwork
+from simulation.transport import SimTransport
 
 ADDRESS = ("host", 1)
 

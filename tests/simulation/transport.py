@@ -4,8 +4,8 @@ Decides: what a protocol is told and when, given the wire's delays and faults; w
 closes, resets or dies.  Leaves to others: which faults stand (`network`), what the bytes mean (the product).
 
 - A flow keeps order.  Bytes on a blocked wire wait, as TCP would send them again; they never reach a later connection.
-- The first `SOCKET_BYTES` of a flow are the operating system's, as are those on the way; what is beyond is the
-  transport's write buffer, with the high and low water marks of asyncio.
+- The first `socket_bytes` that have not arrived are the operating system's; what is beyond is the transport's write
+  buffer, with the high and low water marks of asyncio.
 - Whoever closes with bytes unread, or gets bytes after closing, resets the other side; a reset may overtake bytes.
 """
 
@@ -23,7 +23,6 @@ from simulation.lives import Life
 from simulation.loop import SimLoop
 from xxhash import xxh3_64_intdigest
 
-SOCKET_BYTES = 128 * 1024
 RETRANSMIT_S, RETRANSMIT_S_MAX = 0.2, 5.0
 PIECES_MAX = 64
 """A write falls into at most so many pieces: a large value must not make a run endless."""
@@ -227,8 +226,8 @@ class Flow:
 class SimTransport(asyncio.Transport):
     """One end of a connection, as asyncio's own transports behave."""
 
-    def __init__(self, loop: SimLoop, life: Life, into: Flow, out: Flow) -> None:
-        self.loop, self.life = loop, life
+    def __init__(self, loop: SimLoop, life: Life, into: Flow, out: Flow, socket_bytes: int) -> None:
+        self.loop, self.life, self._socket_bytes = loop, life, socket_bytes
         self._into, self._out = into, out
         into.receiver = out.sender = self
         self._protocol: asyncio.Protocol
@@ -245,7 +244,7 @@ class SimTransport(asyncio.Transport):
         if self._is_closing or self._has_ended or not data or self.life.is_dead:
             return
         self._out.push(bytes(data))
-        if not self._is_paused and self._out.queued_bytes - SOCKET_BYTES > self._high:
+        if not self._is_paused and self._out.queued_bytes - self._socket_bytes > self._high:
             self._is_paused = True
             self._protocol.pause_writing()
 
@@ -280,7 +279,7 @@ class SimTransport(asyncio.Transport):
         return self._is_closing
 
     def get_write_buffer_size(self) -> int:
-        return max(0, self._out.queued_bytes - SOCKET_BYTES)
+        return max(0, self._out.queued_bytes - self._socket_bytes)
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         return self._low, self._high
@@ -348,7 +347,7 @@ class SimTransport(asyncio.Transport):
 
     def on_drained(self) -> None:
         """Bytes of ours have arrived."""
-        waiting_bytes = self._out.queued_bytes - SOCKET_BYTES
+        waiting_bytes = self._out.queued_bytes - self._socket_bytes
         if self._is_paused and waiting_bytes <= self._low:
             self.loop.post(self.life, 0.0, self._resume_writing)
         if self._is_closing and waiting_bytes <= 0:
@@ -360,7 +359,7 @@ class SimTransport(asyncio.Transport):
             self._protocol.resume_writing()
 
     def _finish_if_drained(self) -> None:
-        if self._out.queued_bytes <= SOCKET_BYTES and not (self._is_gone or self.life.is_dead):
+        if self._out.queued_bytes <= self._socket_bytes and not (self._is_gone or self.life.is_dead):
             self.loop.post(self.life, 0.0, self.lose, None)
 
     def lose(self, error: Exception | None) -> None:

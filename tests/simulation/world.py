@@ -37,7 +37,7 @@ from simulation.clocks import SimClock, sim_runtime
 from simulation.disks import OnRow, SimDisk, SimEngine
 from simulation.lives import Life, SimTask
 from simulation.loop import SimError, SimLoop
-from simulation.network import SimNetwork
+from simulation.network import SOCKET_BYTES, SimNetwork
 
 from kvclient import chance
 from kvnode.config import Config
@@ -49,6 +49,9 @@ T = TypeVar("T")
 
 STEPS_S = (2e-6, 1e-5, 1e-5, 1e-4)
 """What a call takes, drawn for each world: the slower the machines, the more crashes fall into the middle of things."""
+
+SOCKETS_BYTES = (1024, 16 * 1024, SOCKET_BYTES)
+"""What a socket takes ahead of its reader, drawn for each world: the less, the sooner writers are told to pause."""
 
 
 class SimHost:
@@ -203,6 +206,7 @@ class SimWorld:
         self.loop.step_s = self.rng.choice(STEPS_S)
         names = {(node.host, node.port): node.id for node in config.nodes}
         self.network = self.loop.network = SimNetwork(self.loop, self.stream("network"), names)
+        self.network.socket_bytes = self.rng.choice(SOCKETS_BYTES)
         self.hosts = [SimHost(self, index) for index in range(len(config.nodes))]
         self.clients: dict[str, Life] = {}
         self.on_event: Callable[..., None] | None = None
