@@ -44,8 +44,10 @@ class SimDisk(MemoryDisk):
         """The mean time of a group without and with a sync."""
         self.fails = False
         """True: the next group fails with EIO."""
+        self.is_unreadable = False
+        """True: reading a row fails with EIO."""
         self.is_damaged = False
-        """True once a bit was flipped."""
+        """True once something was done to the disk that a node may find when it reads."""
         self._is_held = self._is_full = False
         self.on_change: Callable[[], None] = lambda: None
         self.on_written: OnRow | None = None
@@ -119,9 +121,14 @@ class SimDisk(MemoryDisk):
         self.is_damaged = True
         return key
 
+    def misdirect(self, key: bytes, other: bytes) -> None:
+        """Let the row of `key` stand where that of `other` should, as a misdirected write leaves it."""
+        self.rows[other] = self.rows[key]
+        self.is_damaged = True
+
     def repair(self) -> None:
-        """End every fault but flipped bits."""
-        self.fails = self.is_held = self.is_full = False
+        """End every fault but what was done to rows."""
+        self.fails = self.is_unreadable = self.is_held = self.is_full = False
 
 
 class SimEngine(MemoryEngine):
@@ -135,6 +142,13 @@ class SimEngine(MemoryEngine):
         self._group: Group | None = None
         self._timer: SimHandle | None = None
         disk.on_change = self._on_change
+
+    def load(self, key: bytes) -> Image | None:
+        """Return the row of `key`, or None.  Raises StorageError, or DamagedRow."""
+        if self.disk.is_unreadable:
+            self.disk.is_damaged = True
+            raise StorageError(f"the row of {rows.describe(key)} cannot be read: input/output error")
+        return super().load(key)
 
     def _write(self, group: Group) -> None:
         disk = self.disk

@@ -206,3 +206,15 @@ def test_a_flipped_bit_is_found_when_the_row_is_read(bench: Bench) -> None:
             bench.engine.load(A)
 
     bench.run(main)
+
+
+def test_a_misdirected_row_is_found_when_the_other_is_read(bench: Bench) -> None:
+    async def main() -> None:
+        bench.put(A, 1)
+        bench.put(B, 2)
+        await asyncio.sleep(1)
+        bench.disk.misdirect(A, B)
+        with pytest.raises(DamagedRow):
+            bench.engine.load(B)
+
+    bench.run(main)

@@ -199,6 +199,43 @@ def test_a_flipped_bit_keeps_a_node_out() -> None:
     run(world, main())
 
 
+def test_a_row_that_cannot_be_read_ends_the_node() -> None:
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        await put(world, "k", "v")
+        world.crash(0)
+        world.start(0)
+        world.hosts[0].disk.is_unreadable = True
+        assert await read(world, "k") == "v"
+        await asyncio.sleep(1)
+        assert "cannot be read" in str(world.hosts[0].death)
+
+    run(world, main())
+
+
+def test_an_old_copy_of_a_directory_is_refused() -> None:
+    """R1, R44."""
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        backup = world.hosts[0].backup()
+        world.crash(0)
+        world.start(0)
+        await world.serving(0)
+        await put(world, "k", "v")
+        world.crash(0)
+        world.hosts[0].restore(backup)
+        world.start(0)
+        await asyncio.sleep(5)
+        assert not world.hosts[0].is_up
+        assert "copy or an old backup" in str(world.hosts[0].death)
+
+    run(world, main())
+
+
 def test_damage_that_nobody_made_is_a_defect() -> None:
     world = world_of()
 

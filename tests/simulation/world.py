@@ -18,9 +18,9 @@ with its own.  Only three things differ: the runtime (`clocks`), the transports 
 `SimHost`: identity, incarnation, binding, the refusal after a loss, the end at a failure.
 
 Everything runs inside lives.  `run` is one of its own, "world": from it faults are set and nodes started; a client runs
-as a host of its own with `spawn`.  A node dies, as it must, of a failed write, and of a damaged row if a bit was
-flipped; `SimHost.death` says of what.  Any other exception that reaches a loop is a defect and ends the run with
-SimDefect.
+as a host of its own with `spawn`.  A node dies, as it must, of a failed write, of a row that was damaged or cannot be
+read, and of being refused with an old copy of its directory; `SimHost.death` says of what.  Any other exception that
+reaches a loop is a defect and ends the run with SimDefect.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from functools import partial
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from simulation.clocks import SimClock, sim_runtime
 from simulation.disks import OnRow, SimDisk, SimEngine
@@ -43,7 +43,7 @@ from kvclient import chance
 from kvnode.config import Config
 from kvnode.node import Node
 from kvnode.service.membership import Identity
-from kvnode.storage.engine import DamagedRow, StorageError
+from kvnode.storage.engine import StorageError
 
 T = TypeVar("T")
 
@@ -52,6 +52,14 @@ STEPS_S = (2e-6, 1e-5, 1e-5, 1e-4)
 
 SOCKETS_BYTES = (1024, 16 * 1024, SOCKET_BYTES)
 """What a socket takes ahead of its reader, drawn for each world: the less, the sooner writers are told to pause."""
+
+
+class Backup(NamedTuple):
+    """A copy of a node's data directory."""
+
+    rows: dict[bytes, bytes]
+    incarnation: int
+    is_bound: bool
 
 
 class SimHost:
@@ -65,6 +73,8 @@ class SimHost:
         self.node_id = self.rng.getrandbits(64) or 1
         self.incarnation = 0
         self.is_bound = False
+        self.is_restored = False
+        """True once an old copy of the data directory was put in its place."""
         self.has_lost = False
         """True: acknowledged rows may be gone, since some store has `durability = "os"` (R48)."""
         self.death: BaseException | None = None
@@ -106,11 +116,22 @@ class SimHost:
         self.ended, self._stopping = loop.create_future(), loop.create_future()
         try:
             self._build(life)
-        except DamagedRow as error:
+        except StorageError as error:
             self.on_defect(life, error)
             return
         task = loop.start_task(life, self._live(self.node), f"node {self.name}")
         task.add_done_callback(lambda task: self._on_end(life, task), context=loop.kernel.context)
+
+    def backup(self) -> Backup:
+        """Copy what is on the disk, as it stands."""
+        return Backup(dict(self.disk.rows), self.incarnation, self.is_bound)
+
+    def restore(self, backup: Backup) -> None:
+        """Put a copy of the data directory in place of the one that stands; the node must be down."""
+        assert self.life is None, f"{self.name} runs"
+        self.disk.rows, self.disk.keys = dict(backup.rows), sorted(backup.rows)
+        self.incarnation, self.is_bound = backup.incarnation, backup.is_bound
+        self.is_restored = True
 
     def _build(self, life: Life) -> None:
         """Do what `kvnode.process.run` does before it serves."""
@@ -120,7 +141,7 @@ class SimHost:
         runtime = sim_runtime(loop, life, self.clock)
         self.node = Node(self.world.config, identity, self.engine, runtime, is_new=not self.is_bound)
         self.node.on_serving = partial(self._on_serving, life)
-        self.node.on_refusal = lambda text: self.on_defect(life, SimError(f"{self.name} was refused: {text}"))
+        self.node.on_refusal = lambda text: self._on_refusal(life, text)
 
     async def _live(self, node: Node) -> None:
         await node.start()
@@ -151,7 +172,14 @@ class SimHost:
     def on_defect(self, life: Life, error: BaseException) -> None:
         """An exception has reached the loop of a process: it ends (R45-R47), and if it has no right to, so does the
         run."""
-        if not (isinstance(error, DamagedRow) and self.disk.is_damaged):
+        if not (isinstance(error, StorageError) and self.disk.is_damaged):
+            self.world.loop.fail(life, error)
+        self._die(life, error)
+
+    def _on_refusal(self, life: Life, text: str) -> None:
+        """The others do not take this process for what it says it is (R1)."""
+        error = SimError(f"{self.name} was refused: {text}")
+        if not self.is_restored:
             self.world.loop.fail(life, error)
         self._die(life, error)
 
