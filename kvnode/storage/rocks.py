@@ -329,9 +329,9 @@ def _options(limits: Limits) -> Options:
 def _table_options(limits: Limits) -> BlockBasedOptions:
     """Return options that keep all indexes and filters in memory, four bytes a key, and blocks in the page cache.
 
-    Measured over a million rows of 320 bytes: a random read takes 3.5 us of CPU time so, some 2 more with a block cache of
-    32 MiB (what is read once pushes out what was read once: only the copying is left), and 2 more with indexes and filters
-    in that cache, too.  Hot rows are in the registers' cache, decoded.
+    Measured over a million rows of 320 bytes: a random read takes 3.5 us of CPU time so, some 2 more with a block cache
+    of 32 MiB (what is read once pushes out what was read once: only the copying is left), and 2 more with indexes and
+    filters in that cache, too.  Hot rows are in the registers' cache, decoded.
     """
     table = BlockBasedOptions()
     if limits.block_cache_bytes:
