@@ -12,8 +12,8 @@ disk does (`disks`), who lives when (`world`).
   stand until `dispose`, so that no `finally` runs, which is how a process ends that is killed.
 
 Invariant: the same seed gives the same run, in every process.  Hence no order may come from addresses or from hashes of
-strings (a task hashes to its number, since task groups hold tasks in sets), and no object may end by chance (the
-garbage collector rests during `run`).
+strings (a task hashes to its number, since task groups hold tasks in sets), and no object may end by chance (during
+`run` garbage is collected after so many calls and never in between).
 
 Threads, signals, sockets and subprocesses raise NotImplementedError, as `asyncio.AbstractEventLoop` does.
 """
@@ -45,6 +45,8 @@ TASKS_KEPT_MIN = 256
 """Of a life's tasks those that are done are forgotten every so many."""
 _LOOK_STEPS = 1 << 12
 """How many calls pass between two looks at the limits of a run."""
+_COLLECT_STEPS = 1 << 18
+"""How many calls pass between two collections of garbage; a multiple of `_LOOK_STEPS`."""
 _MASK = (1 << 64) - 1
 
 
@@ -223,7 +225,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     @contextmanager
     def _running(self) -> Generator[None, None, None]:
-        """Be the running loop of this thread, with the garbage collector at rest."""
+        """Be the running loop of this thread, with the garbage collector at rest but for `_look`."""
         hooks, was_collecting = sys.get_asyncgen_hooks(), gc.isenabled()
         asyncio._set_running_loop(self)
         sys.set_asyncgen_hooks(finalizer=self._close_generator)
@@ -268,7 +270,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             self.now_s += step_s
             self.steps += 1
             if not self.steps % _LOOK_STEPS:
-                self._check_limits()
+                self._look()
             self.trace = hash((self.trace, life.number, self.now_s))
             self.current = life
             try:
@@ -289,6 +291,12 @@ class SimLoop(asyncio.AbstractEventLoop):
                     self._check_limits()
             return handle
         raise SimStuck(f"nothing can happen any more; pending are {self.pending()}")
+
+    def _look(self) -> None:
+        """Do what is due now and then: watch the limits, and collect garbage at moments that the seed decides."""
+        if not self.steps % _COLLECT_STEPS:
+            gc.collect()
+        self._check_limits()
 
     def _check_limits(self) -> None:
         if self.steps > self.step_max or self.now_s > self.end_s:
