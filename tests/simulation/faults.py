@@ -108,6 +108,12 @@ def _victims(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
     return tuple(sorted(rng.sample(range(cluster.nodes), count))), kept
 
 
+def _steered(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
+    """Draw a client and the one or two nodes that it reaches."""
+    count = rng.choice((1, 1, 2))
+    return tuple(sorted(rng.sample(range(cluster.nodes), count))), rng.randrange(clients)
+
+
 def _client(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
     return (), rng.randrange(clients)
 
@@ -126,6 +132,11 @@ def _partition(weather: Weather, fault: Fault, size: Size) -> None:
         for client in range(size.clients):
             (side if int(fault.amount) >> client & 1 else rest).add(size.nodes + client)
     weather.blocked |= _between(side, rest) | _between(rest, side)
+
+
+def _steer(weather: Weather, fault: Fault, size: Size) -> None:
+    client = size.nodes + int(fault.amount)
+    weather.refused |= {(client, node) for node in range(size.nodes) if node not in fault.nodes}
 
 
 def _bridge(weather: Weather, fault: Fault, size: Size) -> None:
@@ -204,6 +215,7 @@ KINDS: Final[dict[str, Kind]] = {
         _pair(),
         lambda weather, fault, size: weather.refused.add((fault.nodes[0], fault.nodes[1])),
     ),
+    "steered": Kind("client `amount` may connect to `nodes` only", _steered, _steer),
     "slow link": Kind(
         "the way from the first of `nodes` to the second is `amount` ms slower", _pair(5, 60, 400), _slow_link
     ),

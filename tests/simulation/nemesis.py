@@ -51,12 +51,19 @@ class Nemesis:
 
     # -- in time
 
+    def begin(self) -> None:
+        """Begin the faults that stand from the first moment, before anybody connects."""
+        for fault in self.scenario.faults:
+            if not fault.at_ms:
+                self._begin(fault)
+
     async def run(self) -> None:
-        """Begin and end every fault at its time."""
+        """Begin and end every other fault at its time."""
         start_ms = self.world.now_ms
         moments: list[tuple[float, int, Callable[[Fault], None], Fault]] = []
         for number, fault in enumerate(self.scenario.faults):
-            moments.append((fault.at_ms, 2 * number, self._begin, fault))
+            if fault.at_ms:
+                moments.append((fault.at_ms, 2 * number, self._begin, fault))
             moments.append((fault.at_ms + fault.for_ms, 2 * number + 1, self._end, fault))
         for at_ms, _, happen, fault in sorted(moments, key=lambda moment: moment[:2]):
             await asyncio.sleep(max(0.0, (start_ms + at_ms - self.world.now_ms) / 1000))

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
-from kvclient.wire.values import BALLOT_BYTES, NO_SBALLOT, Ballot, Version
+from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, NO_SBALLOT, Ballot, Version
 from kvnode.core.record import EMPTY_IMAGE, Entry, Image, Record
 from kvnode.core.version import ballot_ms, ballot_text, version_sballot, version_text
 
@@ -81,6 +81,8 @@ class _Key:
     """Sballots of these versions."""
     entries: dict[Version, Entry] = field(default_factory=dict)
     """Every overlay entry that was ever durable anywhere."""
+    written: dict[bytes, Version] = field(default_factory=dict)
+    """The version of each content that was written without consensus; clients write each once."""
     disks: dict[int, Image] = field(default_factory=dict)
     """What each replica has on disk."""
     promises: dict[int, Ballot] = field(default_factory=dict)
@@ -110,13 +112,22 @@ class Oracle:
             self._check_promise(replica, key, known, image.accepted_ballot)
             self._vote(replica, key, known, image.accepted_ballot, image.accepted)
         if image.committed_ballot:
-            if image.committed_ballot not in known.windows:
-                broken("committed and never chosen", f"{_name(key)}: {_record(image.committed)}")
-            held = known.records[image.committed_ballot]
-            if held != image.committed:
-                broken("committed is not what was chosen", f"{_name(key)}: {_record(held)}, {_record(image.committed)}")
+            self._check_commit(key, known, image)
         if image.overlay:
             self._take_entry(key, known, image.overlay)
+
+    def on_written(self, replica: int, key: bytes, image: Image) -> None:
+        """Take a row that is written, and perhaps never synced: what it calls committed may be shown already (R6)."""
+        if image.committed_ballot:
+            self._check_commit(key, self._keys.setdefault(key, _Key()), image)
+
+    @staticmethod
+    def _check_commit(key: bytes, known: _Key, image: Image) -> None:
+        if image.committed_ballot not in known.windows:
+            broken("committed and never chosen", f"{_name(key)}: {_record(image.committed)}")
+        held = known.records[image.committed_ballot]
+        if held != image.committed:
+            broken("committed is not what was chosen", f"{_name(key)}: {_record(held)}, {_record(image.committed)}")
 
     def on_start(self, replica: int, rows: Iterable[tuple[bytes, Image]]) -> None:
         """Take what a starting replica finds on its disk: no less than was durable, and perhaps more (R45)."""
@@ -204,6 +215,9 @@ class Oracle:
                 broken("two eventual writes with one version", f"{_name(key)}: {first[61:]!r:.80}, {entry[61:]!r:.80}")
             return
         known.entries[version] = entry
+        content = entry[1 + BODY_HEADER_BYTES :]
+        if content and known.written.setdefault(content, version) != version:
+            broken("an eventual write was stamped twice", f"{_name(key)}: {content[1:41]!r}")
         if version_sballot(version) not in known.bases:
             broken("an eventual write is based on what was never chosen", f"{_name(key)}: {version_text(version)}")
         if self._stamps.setdefault(version[BALLOT_BYTES:], (key, entry)) != (key, entry):
@@ -227,16 +241,16 @@ class Oracle:
 
     # -- what clients are told
 
-    def on_applied(self, key: bytes, version: Version) -> None:
+    def answered_applied(self, key: bytes, version: Version) -> None:
         """Check the acknowledgement of a strong change: it is chosen (R16)."""
         known = self._keys.get(key)
         if known is None or version not in known.changes:
             broken("acknowledged and not chosen", f"{_name(key)}: {version_text(version)}")
 
-    def on_written(self, key: bytes, version: Version, copies: int) -> None:
+    def answered_written(self, key: bytes, version: Version, copies: int) -> None:
         """Check the acknowledgement of an eventual write: W disks hold it or what supersedes it (R29)."""
         known = self._keys.get(key, _Key())
-        if any(change > version for change in known.changes):
+        if any(change >= version for change in known.changes):
             return
         holders = sum(
             max(Version(image.overlay[1:45]), image.committed.version) >= version for image in known.disks.values()
@@ -246,7 +260,7 @@ class Oracle:
                 "acknowledged and not durable", f"{_name(key)}: {version_text(version)} on {holders} of {copies} disks"
             )
 
-    def on_shown(self, key: bytes, version: Version, *, is_strong: bool) -> None:
+    def answered_shown(self, key: bytes, version: Version, *, is_strong: bool) -> None:
         """Check what a read or a refusal shows: a chosen change, or an eventual write that was on a disk (R6, R20).
 
         A round may fold a write, show that to one operation, and change it by the next: then something greater is

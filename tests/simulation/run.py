@@ -144,7 +144,7 @@ class Trial:
         if cluster.durability == "os":
             self.world.watch(on_written=self.oracle.on_durable)
         else:
-            self.world.watch(on_durable=self.oracle.on_durable)
+            self.world.watch(on_durable=self.oracle.on_durable, on_written=self.oracle.on_written)
         self.watch = Watch(self.world, self.oracle, scenario.value_bytes)
         self.nemesis = Nemesis(self.world, scenario, lambda host: witness(host, self.oracle))
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -158,6 +158,7 @@ class Trial:
         for index in range(self.scenario.cluster.nodes):
             self.nemesis.start(index)
         await self.world.serving()
+        self.nemesis.begin()
         faults = asyncio.create_task(self.nemesis.run())
         for number, acts in enumerate(self.scenario.clients):
             name = client_name(number)
@@ -283,7 +284,7 @@ class Trial:
 
 
 def _longest_s(act: Act) -> float:
-    return (act.timeout_ms / 1000 + 1.0) * (9 if act.option == "settle" else 2) + act.pause_ms / 1000
+    return (act.timeout_ms / 1000 + 1.0) * (len(act.keys) + 9) + act.pause_ms / 1000
 
 
 def _clock_ahead_s(scenario: Scenario) -> float:

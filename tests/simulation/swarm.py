@@ -63,6 +63,8 @@ class Bias:
     fault_count: int | None = None
     operations: int | None = None
     keys: int | None = None
+    is_steered: bool | None = None
+    sync_ms: float | None = None
 
 
 NO_BIAS: Final = Bias()
@@ -104,7 +106,7 @@ def _draw_cluster(rng: random.Random, bias: Bias) -> Cluster:
         limits=STEADY | limits | bias.limits,
         offsets_ms=tuple(rng.choice((0, 0, 60, -60, 400, -3000, 200_000)) for _ in range(nodes)) if wrong else (),
         delay_ms=rng.choice(((0.05, 0.2), (0.1, 1.0), (0.1, 10.0), (5.0, 6.0))),
-        sync_ms=rng.choice((0.0, 0.0, 1.0, 8.0)),
+        sync_ms=rng.choice((0.0, 0.0, 1.0, 8.0)) if bias.sync_ms is None else bias.sync_ms,
         is_fifo=rng.random() < 0.5,
     )
 
@@ -195,7 +197,7 @@ def _draw_faults(
 ) -> tuple[Fault, ...]:
     kinds = _some(rng, tuple(faults.KINDS)) if bias.faults is None else list(bias.faults)
     count = rng.choice((0, 1, 3, 6, 10)) if bias.fault_count is None else bias.fault_count
-    drawn: list[Fault] = []
+    drawn = _steer(rng, bias, cluster, clients, horizon_ms)
     for _ in range(count if kinds else 0):
         kind = rng.choice(kinds)
         at_ms = round(rng.uniform(0, horizon_ms), 3)
@@ -203,6 +205,17 @@ def _draw_faults(
         nodes, amount = faults.KINDS[kind].draw(rng, cluster, clients)
         drawn.append(Fault(kind, at_ms, min(for_ms, 8000.0), nodes, amount))
     return tuple(sorted(_with_few_damaged(drawn, cluster), key=lambda fault: fault.at_ms))
+
+
+def _steer(rng: random.Random, bias: Bias, cluster: Cluster, clients: int, horizon_ms: float) -> list[Fault]:
+    """Let each client reach few nodes for most of the run: else they all ask a key's primary, and nobody contends."""
+    if rng.random() < (0.65 if bias.is_steered is None else 1.0 - bias.is_steered):
+        return []
+    steered = []
+    for client in range(clients):
+        nodes, _ = faults.KINDS["steered"].draw(rng, cluster, clients)
+        steered.append(Fault("steered", 0.0, round(horizon_ms * rng.uniform(0.5, 1.0), 3), nodes, client))
+    return steered
 
 
 def _with_few_damaged(drawn: list[Fault], cluster: Cluster) -> list[Fault]:

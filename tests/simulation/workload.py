@@ -57,14 +57,14 @@ class Watch:
     def check_shown(self, key: str, item: Answer, *, is_strong: bool) -> None:
         """Ask the oracle whether an item may have been shown."""
         if item is not None:
-            self.oracle.on_shown(self.row_key(key), item.version, is_strong=is_strong)
+            self.oracle.answered_shown(self.row_key(key), item.version, is_strong=is_strong)
 
     def check_written(self, act: Act, key: str, item: kvclient.Item) -> None:
         """Ask the oracle whether a write may have been acknowledged."""
         if act.strong:
-            self.oracle.on_applied(self.row_key(key), item.version)
+            self.oracle.answered_applied(self.row_key(key), item.version)
         else:
-            self.oracle.on_written(self.row_key(key), item.version, max(1, act.copies))
+            self.oracle.answered_written(self.row_key(key), item.version, max(1, act.copies))
 
 
 class Worker:
@@ -96,7 +96,7 @@ class Worker:
             await self._make_many(act)
         else:
             await _CALLS[act.f](self, act, act.keys[0])
-        calls = 1 + (SETTLE_MAX if act.option == "settle" else 0) + (act.f == "cas")
+        calls = len(act.keys) + (SETTLE_MAX if act.option == "settle" else 0) + (act.f == "cas")
         took_s = self._loop.time() - begun_s
         if took_s > calls * (act.timeout_ms / 1000 + SLACK_S):
             broken("a call outlived its timeout", f"{self._name}: {act.f} of {act.keys[0]} took {took_s:.1f} s")
@@ -231,7 +231,7 @@ class Worker:
         index = recorder.invoke(self._name, "incr", key, 1)
 
         def done(item: kvclient.Item) -> None:
-            self._watch.oracle.on_applied(self._watch.row_key(key), item.version)
+            self._watch.oracle.answered_applied(self._watch.row_key(key), item.version)
             recorder.ok(index, item.value, item.etag)
 
         call = self._kv.update(key, lambda number: number + 1, default=0, timeout=act.timeout_ms / 1000)
