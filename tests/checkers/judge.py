@@ -17,6 +17,7 @@ from checkers.keyed import KeyHistory, by_key
 from checkers.operation import Operation
 from checkers.report import CheckerResult, Finding, Report
 from checkers.search import STEPS_MAX, Verdict
+from checkers.shrink import STEPS_MAX as SHRINK_STEPS_MAX
 
 Check = Callable[[KeyHistory], Finding | Verdict | None]
 
@@ -24,8 +25,6 @@ STEPS_IN_ALL_MAX: Final = 1_000_000
 """Configurations that all searches together may look at beyond what an easy key needs: well below a minute."""
 STEPS_PER_OPERATION: Final = 20
 """What each key may take anyway."""
-SHRUNK_MAX: Final = 20
-"""Contradictions that are made as small as possible; of further ones only the end is cut off."""
 
 
 def judge(
@@ -58,7 +57,7 @@ class _Searches:
     def __init__(self, steps_max: int, in_all_max: int) -> None:
         self._steps_max = steps_max
         self._left = in_all_max
-        self._shrunk = 0
+        self._found = 0
 
     def check(self, history: KeyHistory) -> Finding | Verdict:
         """Search for an explanation of one key's history."""
@@ -67,8 +66,8 @@ class _Searches:
         self._left -= max(0, looked - anyway)
         if verdict is not Verdict.CONTRADICTED:
             return verdict
-        self._shrunk += 1
-        return linear.finding(history, is_shrunk=self._shrunk <= SHRUNK_MAX)
+        self._found += 1
+        return linear.finding(history, SHRINK_STEPS_MAX // self._found)
 
 
 def _checkers(searches: _Searches) -> Sequence[tuple[str, str, Callable[[KeyHistory], bool], Check]]:

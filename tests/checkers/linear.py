@@ -16,15 +16,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from checkers.keyed import KeyHistory
-from checkers.operation import describe
+from checkers import origin, superseded
+from checkers.keyed import KeyHistory, returned_ns
+from checkers.operation import Operation, describe
 from checkers.report import Finding
 from checkers.search import STEPS_MAX, Verdict, explain
-from checkers.shrink import smallest_bad_part
+from checkers.shrink import STEPS_MAX as SHRINK_STEPS_MAX
+from checkers.shrink import Judge, smallest_bad_part
 from checkers.steps import steps_of
 
 LINEAR: Final = "linear"
 MIXED: Final = "mixed"
+EVIDENCE_MAX: Final = 100
+"""Operations shown at the most, where shrinking had to be given up."""
 
 
 def is_linearizable(history: KeyHistory, steps_max: int = STEPS_MAX) -> bool:
@@ -38,16 +42,29 @@ def verdict(history: KeyHistory, steps_max: int = STEPS_MAX) -> tuple[Verdict, i
     return explain(steps, initial, steps_max)
 
 
-def finding(history: KeyHistory, *, is_shrunk: bool = True) -> Finding:
+def finding(history: KeyHistory, steps_max: int = SHRINK_STEPS_MAX) -> Finding:
     """Return the finding about a key whose history is contradicted, with the smallest part that cannot be explained."""
     is_mixed = history.is_mixed
 
-    def is_bad(part: KeyHistory) -> bool:
+    def judge(part: KeyHistory, steps_max: int) -> tuple[bool, int]:
         initial, steps = steps_of(part, is_mixed=is_mixed)
-        return explain(steps, initial, 500 + 5 * len(steps))[0] is Verdict.CONTRADICTED
+        found, looked = explain(steps, initial, steps_max)
+        return found is Verdict.CONTRADICTED, looked
 
-    core, last = smallest_bad_part(history, is_bad, is_weakened=is_shrunk)
+    core, last = _shortest(history, judge) or smallest_bad_part(history, judge, steps_max)
     message = "no order of these operations gives every answer"
     if last is not None:
         message = f"the answer of operation {last.index}, {describe(last)}, cannot be explained"
-    return Finding(MIXED if is_mixed else LINEAR, history.key, message, core)
+    if len(core) > EVIDENCE_MAX:
+        message += f" (the last {EVIDENCE_MAX} of {len(core)} operations that may matter)"
+    return Finding(MIXED if is_mixed else LINEAR, history.key, message, core[-EVIDENCE_MAX:])
+
+
+def _shortest(history: KeyHistory, judge: Judge) -> tuple[list[Operation], Operation] | None:
+    """Return the evidence of a simpler promise that is broken with this one, if that cannot be explained either."""
+    for simple in (origin, superseded):
+        found = simple.check(history)
+        if found is not None and judge(history.part(found.evidence), 1000)[0]:
+            evidence = sorted(found.evidence, key=lambda operation: operation.call_ns)
+            return evidence, max(evidence, key=returned_ns)
+    return None

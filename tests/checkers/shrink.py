@@ -21,43 +21,55 @@ from typing import Final
 from checkers.keyed import ABSENT, KeyHistory, returned_ns, shows
 from checkers.operation import Operation, Value
 
-LOOKED_AT_MAX: Final = 200_000
-"""Operations judged again in all while shrinking: a few seconds.  What is left then may be larger than need be."""
+STEPS_MAX: Final = 600_000
+"""Configurations to look at in all while shrinking: some seconds.  What is left then may be larger than need be."""
 
-Judge = Callable[[KeyHistory], bool]
+Judge = Callable[[KeyHistory, int], tuple[bool, int]]
+"""Says whether a history is bad, and how many configurations that took, of as many as it may look at."""
 Weaker = Callable[[Operation], Operation | None]
 
 
 def smallest_bad_part(
-    history: KeyHistory, is_bad: Judge, *, is_weakened: bool = True
+    history: KeyHistory, judge: Judge, steps_max: int = STEPS_MAX
 ) -> tuple[list[Operation], Operation | None]:
-    """Return the operations that matter, as recorded, and the one whose answer completes the contradiction.
-
-    Without `is_weakened` only the end is cut off, which is quick.
-    """
-    shrinking = _Shrinking(history, is_bad)
+    """Return the operations that matter, as recorded, and the one whose answer completes the contradiction."""
+    shrinking = _Shrinking(history, judge, steps_max)
+    shrinking.forget()
     last = shrinking.cut()
-    if is_weakened:
-        shrinking.leave_out(_without_looks)
-        shrinking.leave_out(_without_effect)
+    shrinking.leave_out(_without_looks)
+    shrinking.leave_out(_without_effect)
     return shrinking.shown(), last
 
 
 class _Shrinking:
     """A part that is bad, and gets smaller."""
 
-    def __init__(self, history: KeyHistory, is_bad: Judge) -> None:
+    def __init__(self, history: KeyHistory, judge: Judge, steps_max: int) -> None:
         self._history = history
-        self._is_bad = is_bad
+        self._judge = judge
         self._part = list(history.operations)
-        self._left = LOOKED_AT_MAX
+        self._left = steps_max
 
     def _try(self, part: list[Operation]) -> bool:
-        self._left -= len(part)
-        if self._left < 0 or not self._is_bad(self._history.part(part)):
+        granted = min(self._left, 500 + 30 * len(part))
+        if granted <= 0:
             return False
-        self._part = part
-        return True
+        is_bad, looked = self._judge(self._history.part(part), granted)
+        self._left -= looked + len(part)
+        if is_bad:
+            self._part = part
+        return is_bad
+
+    def forget(self) -> None:
+        """Leave out the beginning, as far as it does not matter: what is left is judged sooner."""
+        whole, low, high = self._part, 0, len(self._part)
+        while low < high:
+            middle = (low + high + 1) // 2
+            begin = [left for left in map(_weakest, whole[:middle]) if left is not None]
+            if self._try(begin + whole[middle:]):
+                low = middle
+            else:
+                high = middle - 1
 
     def cut(self) -> Operation | None:
         """Cut everything after the first answer that cannot be explained; return who got that answer."""
@@ -116,6 +128,11 @@ def _until(operations: list[Operation], end_ns: int) -> list[Operation]:
 
 def _without_looks(operation: Operation) -> Operation | None:
     return operation if operation.may_change else None
+
+
+def _weakest(operation: Operation) -> Operation | None:
+    left = _without_looks(operation)
+    return None if left is None else _without_effect(left)
 
 
 def _without_effect(operation: Operation) -> Operation | None:
