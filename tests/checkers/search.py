@@ -38,7 +38,6 @@ from checkers.steps import Kind, Step
 STEPS_MAX: Final = 200_000
 """Configurations looked at for one key: a few seconds.  Good histories need about one for each operation."""
 
-
 LOOKS: Final = (Kind.OBSERVE, Kind.SWAP)
 """What can happen only while the register holds the value that it needs."""
 
@@ -164,7 +163,7 @@ class _Search:
         blind = [number for number in ready if self._is_blind[number]]
         moves = [
             self._after(here, musts[number], blind, number=number)
-            for number in self._choices(ready, blind)
+            for number in self._choices(ready)
             if self._is_possible(musts[number], here, pending, number)
         ]
         if pending or not self._mays:
@@ -181,7 +180,7 @@ class _Search:
                     break
         return found
 
-    def _choices(self, ready: list[int], blind: list[int]) -> list[int]:
+    def _choices(self, ready: list[int]) -> list[int]:
         """Return the changes worth trying: of those with one effect, the one that has the least time."""
         if len(ready) == 1:
             return ready
