@@ -163,3 +163,29 @@ def test_a_log_that_lacks_its_last_batches_is_refused_if_a_newer_one_stands_behi
     os.truncate(both / older.name, data.draw(st.integers(ends[1], ends[-1] - 1)))
     with pytest.raises(DamagedRow, match="is damaged at byte"):
         check_logs(both)
+
+
+@pytest.mark.parametrize("record", [0, 30, 59])
+def test_a_bit_that_flips_in_a_records_header_never_passes_for_a_torn_tail(
+    record: int, fresh: Callable[[], Path]
+) -> None:
+    """R46: a length that leads behind the end of the file, and kinds that RocksDB has for logs that it recycles.
+
+    RocksDB alone drops this record and all that follow it, or does not come back.
+    """
+    written = Written(fresh())
+    for _ in range(60):
+        written.write(20)
+    whole = written.crashed(fresh())
+    name = written.log.name
+    written.close()
+    data = (whole / name).read_bytes()
+    at = record * (len(data) // 60)
+    for byte in range(RECORD_BYTES):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[at + byte] ^= 1 << bit
+            (whole / name).write_bytes(damaged)
+            with pytest.raises(Exception, match=r"is damaged at byte|Corruption"):
+                check_logs(whole)
+                Rdict(str(whole), _options(LIMITS))
