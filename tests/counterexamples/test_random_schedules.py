@@ -10,6 +10,8 @@ import chaos
 import pytest
 from mutants import durability, outcomes, retries, rounds
 
+from kvnode.core.register import InvariantViolation
+
 CHUNK = 25
 
 
@@ -22,7 +24,7 @@ def run_all(seeds: range) -> None:
     for seed in seeds:
         try:
             chaos.run(seed)
-        except AssertionError as error:
+        except (AssertionError, InvariantViolation) as error:
             raise AssertionError(f"seed {seed}: {error}") from error
 
 

@@ -24,6 +24,7 @@ from kvnode.core import change
 from kvnode.core.operation import CHECK_NONE, Operation, Result, Step
 from kvnode.core.quorum import Quorums
 from kvnode.core.record import entry_version
+from kvnode.core.register import InvariantViolation
 from kvnode.core.version import version_sballot
 
 pytestmark = pytest.mark.patches
@@ -42,7 +43,7 @@ def run_all(seeds: range) -> tuple[int, int]:
     for seed in seeds:
         try:
             schedule = run(seed)
-        except AssertionError as broken:
+        except (AssertionError, InvariantViolation) as broken:
             raise AssertionError(f"seed {seed}: {broken}") from broken
         chosen += len(schedule.oracle.chosen)
         answered += len(schedule.oracle.answered)
