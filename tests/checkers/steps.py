@@ -79,9 +79,10 @@ def strong_steps(history: KeyHistory) -> Iterator[Step]:
             yield from _observed(operation)
         elif operation.may_change:
             step = change_step(history, operation)
-            is_must = step.is_must or step.leaves in shown
+            shown_ns = NEVER_NS if step.kind is Kind.ADD else shown.get(step.leaves, NEVER_NS)
+            is_must = step.is_must or shown_ns != NEVER_NS
             yield step._replace(
-                by=min(step.by, shown.get(step.leaves, NEVER_NS)),
+                by=min(step.by, shown_ns),
                 is_must=is_must,
                 fence=operation.call_ns,
                 floats_until=NEVER_NS if is_must else returned_ns(operation),

@@ -46,6 +46,7 @@ from unit.checkers.histories import (
         (False, of_key(read("never written", 0, 1))),
         (True, of_key(counted(1, 0, 5), counted(2, 0, 5), read(2, 6, 7))),
         (True, of_key(counted(1, 0, 1), counted(None, 2, None), read(1, 3, 4), read(2, 5, 6))),
+        (True, of_key(counted(1, 0, 1), counted(None, 2, None), weak_read(1, 3, 4), read(1, 5, 6))),
         (False, of_key(counted(1, 0, 1), counted(1, 2, 3))),
         (False, of_key(counted(1, 0, 1), counted(None, 2, None), read(3, 5, 6))),
         (True, of_key(wrote("a", 0, None), weak_read("a", 1, 2), read("a", 3, 4))),
