@@ -11,7 +11,7 @@ the schedule: which messages, which moment, which node is left to the seed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pytest
@@ -55,49 +55,107 @@ LOST: Final = "an acknowledged write is lost"
 STALE: Final = "a strong read is stale"
 TWICE: Final = "an operation takes effect twice"
 FLICKER: Final = "a value is shown, and then never was"
+REVIVED: Final = "a dead proposal comes back"
+LIED: Final = "what was called not applied takes effect"
+BEATEN: Final = "a write loses to one that its client had seen"
+BASELESS: Final = "an entry rests on what was never chosen"
+
+NO_CACHE: Final[dict[str, float]] = {"cached_promises_max": 0}
+SLOW_MARKS: Final[dict[str, float]] = {"commit_delay_s": 0.3}
+
+DUELS: Final = Bias(
+    key_kinds=("strong",), keys=1, operations=100, is_steered=True, fs=("put", "get", "cas"), horizon_ms=1000.0
+)
+"""Several coordinators at one key."""
+CRASHES: Final = replace(DUELS, faults=("crash", "one-way", "slow link", "slow node"), fault_count=14)
+CUTS: Final = replace(DUELS, faults=("one-way", "partition", "crash", "reset"), fault_count=14)
+SLOW: Final = replace(DUELS, faults=("slow link", "slow node", "slow disk", "one-way"), fault_count=10)
+MIXED: Final = Bias(key_kinds=("mixed",), keys=1, operations=100, is_steered=True, horizon_ms=1000.0)
+RETRIED: Final = Bias(
+    key_kinds=("strong",),
+    keys=1,
+    operations=100,
+    fs=("create", "delete", "cas", "drop"),
+    faults=("one-way", "reset", "half-open", "partition", "crash", "slow link"),
+    fault_count=16,
+    horizon_ms=1000.0,
+)
+"""Calls that are repeated, and whose first attempts come late."""
 
 MUTANTS: Final = (
     Mutant(durability.cached_promises_survive, "R19", "two records with one ballot"),
-    Mutant(durability.a_restart_begins_where_it_began, "R3, R5, M5", "a stamp or a ballot is issued twice"),
-    Mutant(durability.promises_count_for_nothing_after_a_restart, "R11, M2", LOST),
-    Mutant(durability.no_promise_is_synced, "R9, R11, M2", LOST),
+    Mutant(
+        together(durability.a_restart_begins_where_it_began, rounds.prepares_are_granted_at_equality),
+        "R3, R5, R9, M5",
+        "a stamp or a ballot is issued twice",
+        bias=replace(CRASHES, limits=NO_CACHE, faults=("crash", "one-way", "clock")),
+    ),
+    Mutant(
+        durability.promises_count_for_nothing_after_a_restart, "R11, M2", LOST, bias=replace(CRASHES, limits=NO_CACHE)
+    ),
+    Mutant(
+        durability.no_promise_is_synced,
+        "R9, R11, M2",
+        LOST,
+        bias=replace(CRASHES, limits={**NO_CACHE, "max_offset_ms": 500}, offsets_ms=(0, 400)),
+    ),
     Mutant(durability.answers_do_not_wait_for_the_disk, "R10, R45", LOST),
     Mutant(durability.the_disk_syncs_nothing, "R45", LOST),
-    Mutant(durability.reads_show_what_is_not_durable, "R6", FLICKER),
+    Mutant(durability.reads_show_what_is_not_durable, "R6", FLICKER, bias=replace(SLOW, sync_ms=8.0)),
     Mutant(rounds.the_mark_is_lost, "R12", LOST),
-    Mutant(rounds.accepted_goes_before_committed, "R15", "a dead proposal comes back"),
-    Mutant(rounds.the_base_is_chosen_by_version, "R15, M4a", "a dead proposal comes back"),
+    Mutant(rounds.accepted_goes_before_committed, "R15", REVIVED, bias=CUTS),
+    Mutant(rounds.the_base_is_chosen_by_version, "R15, M4a", REVIVED, bias=CUTS),
     Mutant(rounds.the_cached_ballot_jumps, "R19", LOST),
     Mutant(rounds.one_acknowledgement_is_enough, "R16, R26, M10c", LOST),
-    Mutant(rounds.repair_copies_what_was_accepted, "R13, M9a", "a proposal is chosen by copies"),
-    Mutant(rounds.one_reply_answers_a_read, "R20", STALE),
-    Mutant(rounds.the_greatest_seen_is_returned, "R20, M4b", FLICKER),
-    Mutant(rounds.read_sets_are_too_small, "R20, M10a", STALE),
-    Mutant(rounds.the_commit_falls_with_the_accept, "R12, 4a", "a mark is lost"),
-    Mutant(outcomes.doubt_is_always_cleared, "R21", "what was called not applied takes effect"),
-    Mutant(outcomes.no_accept_is_in_doubt, "R21", "what was called not applied takes effect"),
-    Mutant(outcomes.doubt_is_never_cleared, "R21", "what was refused by all is called unknown"),
-    Mutant(outcomes.the_wall_clock_decides, "R24", TWICE),
-    Mutant(outcomes.links_are_not_counted, "4a", "what cannot succeed is sent"),
+    Mutant(
+        rounds.repair_copies_what_was_accepted,
+        "R13, M9a",
+        "a proposal is chosen by copies",
+        bias=replace(CUTS, fs=("put", "weak get"), limits=SLOW_MARKS),
+    ),
+    Mutant(rounds.one_reply_answers_a_read, "R20", STALE, bias=CUTS),
+    Mutant(rounds.the_greatest_seen_is_returned, "R20, M4b", FLICKER, bias=CUTS),
+    Mutant(rounds.read_sets_are_too_small, "R20, M10a", STALE, bias=CUTS),
+    Mutant(outcomes.doubt_is_always_cleared, "R21", LIED, bias=replace(CUTS, faults=("crash", "reset", "stop"))),
+    Mutant(outcomes.no_accept_is_in_doubt, "R21", LIED, bias=replace(CUTS, faults=("crash", "reset", "stop"))),
+    Mutant(outcomes.one_refusal_clears_doubt, "R21", LIED, bias=SLOW),
     Mutant(outcomes.expiry_is_judged_by_the_reader, "R63", "an expired value comes back"),
     Mutant(overlay.ordered_by_stamp_alone, "R7, R8, R15, M8f", "an eventual write overrides a strong one"),
-    Mutant(overlay.stamps_know_only_the_clock, "R29, C5", "a write loses to one that its client had seen"),
+    Mutant(
+        overlay.stamps_know_only_the_clock,
+        "R29, C5",
+        BEATEN,
+        bias=replace(MIXED, offsets_ms=(0, 60, -60), faults=("reset", "steered", "refuse"), fault_count=14),
+    ),
     Mutant(overlay.overlays_are_shown_unabsorbed, "R20, M8d", FLICKER),
     Mutant(overlay.overlays_are_never_folded, "R15, M8d", LOST),
     Mutant(overlay.every_entry_is_visible, "R8, R29, R30", "a superseded write is shown"),
-    Mutant(overlay.entries_build_on_proposals, "R7", "an entry rests on what was never chosen"),
-    Mutant(overlay.writes_do_not_wait, "R7, 4a", "a write loses to one that its client had seen"),
-    Mutant(overlay.patience_is_endless, "4a", "an eventual write waits for a dead majority"),
-    Mutant(overlay.tokens_are_not_confirmed, "R7, 4a", "an entry rests on what was never chosen"),
-    Mutant(overlay.nothing_is_unseen, "R10", "a write that all hold is passed over"),
+    Mutant(
+        overlay.entries_build_on_proposals,
+        "R7",
+        BASELESS,
+        bias=replace(MIXED, faults=("slow disk", "partition"), fault_count=10),
+    ),
+    Mutant(
+        overlay.tokens_are_not_confirmed,
+        "R7, 4a",
+        BEATEN,
+        bias=replace(MIXED, limits=SLOW_MARKS, faults=("crash", "reset", "steered", "refuse"), fault_count=14),
+    ),
     Mutant(overlay.entries_prove_nothing, "R15, R20, M8d", STALE),
-    Mutant(retries.only_effects_are_remembered, "R23", "a refused operation takes effect"),
+    Mutant(retries.only_effects_are_remembered, "R23", "a refused operation takes effect", bias=RETRIED),
     Mutant(retries.a_fold_drops_the_window, "R15, R24", TWICE),
     Mutant(retries.changes_drop_the_window, "R24, R34, C14", TWICE),
-    Mutant(retries.nothing_is_remembered, "R18, R23, M1b", TWICE),
-    Mutant(retries.a_repeated_write_is_stamped_anew, "R25, C2, M7f", TWICE),
-    Mutant(retries.promises_prove_everything, "R17, C8, M3", FLICKER),
-    Mutant(retries.reads_join_what_runs, "4a", STALE),
+    Mutant(retries.nothing_is_remembered, "R18, R23, M1b", TWICE, bias=RETRIED),
+    Mutant(
+        retries.a_repeated_write_is_stamped_anew,
+        "R25, C2, M7f",
+        TWICE,
+        bias=replace(MIXED, fs=("weak put", "cas", "get"), faults=("reset", "one-way", "crash"), fault_count=14),
+    ),
+    Mutant(retries.promises_prove_everything, "R17, C8, M3", FLICKER, bias=CUTS),
+    Mutant(retries.refusals_come_from_home, "R17, M6d", STALE, bias=CUTS),
+    Mutant(retries.reads_join_what_runs, "4a", STALE, bias=replace(SLOW, fs=("put", "get"))),
 )
 """Those that the simulator must catch."""
 

@@ -46,6 +46,9 @@ LIMITS: Final[dict[str, tuple[float, ...]]] = {
 STEADY: Final[dict[str, float]] = {"reconnect_min_s": 0.02, "reconnect_max_s": 0.2, "heartbeat_s": 0.3}
 """Bounds that all runs share: links come back and are found dead in the time scale of a run."""
 
+OFFSETS_MS: Final = (0, 0, 60, -60, 400, -3000, 200_000)
+"""How wrong a node's clock is, where clocks are wrong at all."""
+
 KEY_KINDS: Final = ("strong", "mixed", "eventual", "ttl", "counter")
 """What is done to a key, told by the first letter of its name."""
 
@@ -65,6 +68,9 @@ class Bias:
     keys: int | None = None
     is_steered: bool | None = None
     sync_ms: float | None = None
+    offsets_ms: tuple[int, ...] = ()
+    """Among which each node's clock error is drawn."""
+    horizon_ms: float | None = None
 
 
 NO_BIAS: Final = Bias()
@@ -74,7 +80,7 @@ def draw(seed: int, bias: Bias = NO_BIAS) -> Scenario:
     """Return the scenario of a seed."""
     rng = random.Random(f"scenario {seed}")
     cluster = _draw_cluster(rng, bias)
-    horizon_ms = rng.choice((30.0, 300.0, 1000.0, 3000.0))
+    horizon_ms = rng.choice((30.0, 300.0, 1000.0, 3000.0)) if bias.horizon_ms is None else bias.horizon_ms
     kinds = list(bias.key_kinds) or _some(rng, KEY_KINDS)
     if cluster.mix == "strong-only":
         kinds = [kind for kind in kinds if kind in ("strong", "ttl", "counter")] or ["strong"]
@@ -95,7 +101,7 @@ def _some(rng: random.Random, things: Sequence[str]) -> list[str]:
 def _draw_cluster(rng: random.Random, bias: Bias) -> Cluster:
     nodes, replicas, q1, q2 = rng.choice(bias.shapes or SHAPES)
     limits: dict[str, float] = {name: rng.choice(values) for name, values in LIMITS.items() if rng.random() < 0.5}
-    wrong = rng.random() < 0.3
+    wrong = rng.random() < 0.3 or bool(bias.offsets_ms)
     return Cluster(
         nodes=nodes,
         replicas=replicas,
@@ -104,7 +110,7 @@ def _draw_cluster(rng: random.Random, bias: Bias) -> Cluster:
         durability="os" if rng.random() < 0.1 else "fsync",
         mix="strong-only" if rng.random() < 0.1 else "allow",
         limits=STEADY | limits | bias.limits,
-        offsets_ms=tuple(rng.choice((0, 0, 60, -60, 400, -3000, 200_000)) for _ in range(nodes)) if wrong else (),
+        offsets_ms=tuple(rng.choice(bias.offsets_ms or OFFSETS_MS) for _ in range(nodes)) if wrong else (),
         delay_ms=rng.choice(((0.05, 0.2), (0.1, 1.0), (0.1, 10.0), (5.0, 6.0))),
         sync_ms=rng.choice((0.0, 0.0, 1.0, 8.0)) if bias.sync_ms is None else bias.sync_ms,
         is_fifo=rng.random() < 0.5,

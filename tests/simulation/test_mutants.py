@@ -1,0 +1,20 @@
+"""Every planted mistake is found within its budget of seeds: the simulator and its checkers can fail (docs/testing.md,
+section 4)."""
+
+from __future__ import annotations
+
+import pytest
+from mutants.registry import MUTANTS, Mutant
+from simulation.campaign import campaign
+
+pytestmark = pytest.mark.patches
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
+    found = next((outcome for outcome in campaign(range(mutant.seeds), mutant=mutant.name) if outcome.problem), None)
+    assert found is not None, f"{mutant.name} ({mutant.rule}) survived {mutant.seeds} seeds"
+
+
+def test_every_mistake_has_a_name_of_its_own() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
