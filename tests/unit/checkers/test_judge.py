@@ -74,6 +74,7 @@ PLANTED = {
     "an ETag of two values": (["versions"], [wrote("a", 0, 1, "A"), wrote("b", 2, 3, "A")]),
     "an ETag from nowhere": (["versions"], [wrote("a", 0, 1, "A"), swapped("X", "b", 2, 3, "B")]),
     "a version that falls": (["versions"], [etagged(wrote("a", 0, 1), 9), etagged(wrote("b", 2, 3), 8)]),
+    "a version given twice": (["versions"], [etagged(wrote("a", 0, 1), 9), etagged(wrote("a", 2, 3), 9)]),
     "a read that shows an older version": (
         ["versions"],
         [

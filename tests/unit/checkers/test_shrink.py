@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from checkers.keyed import KeyHistory, by_key
+from checkers.keyed import KeyHistory, by_key, returned_ns
 from checkers.linear import is_linearizable
 from checkers.search import Verdict, explain
 from checkers.shrink import smallest_bad_part
@@ -25,6 +27,19 @@ def test_the_smallest_bad_part_is_small_and_bad_by_itself(seed: int) -> None:
         assert not is_linearizable(history.part(core))
         assert len(core) <= 8
         assert last in core
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nothing_of_the_rest_can_mend_the_smallest_bad_part(seed: int) -> None:
+    """Still bad if every other change may have happened while it was asked for, and what came later at any time."""
+    [history] = by_key(damaged(good_history(seed, 60, weak=0.2 * (seed % 2)), seed))
+    if not is_linearizable(history):
+        core, last = smallest_bad_part(history, judge)
+        assert last is not None
+        known = {operation.index for operation in core}
+        rest = [replace(other, status="info") for other in history.operations if other.index not in known]
+        maybe = [other if returned_ns(other) <= returned_ns(last) else replace(other, return_ns=None) for other in rest]
+        assert not is_linearizable(history.part([*core, *(other for other in maybe if other.may_change)]))
 
 
 def test_a_long_history_is_shrunk_in_few_steps() -> None:
