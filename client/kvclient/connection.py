@@ -161,6 +161,12 @@ class Link(asyncio.Protocol):
         """Return the node's clock at the loop time `now_s`, in milliseconds since 1970."""
         return int(now_s * 1000 + self.offset_ms)
 
+    def ask_time(self) -> None:
+        """Read the node's clock again: it does not agree with what was read before."""
+        if self.is_open and not self._ping_ticks:
+            self._rtt_s = inf
+            self._ping()
+
     def stop_serving(self) -> None:
         """Pass this node by until it says that it serves: it refused a request because it does not."""
         if self.is_serving:

@@ -90,6 +90,8 @@ class Tour:
                 self._refusals[link.name] = self._refusals.get(link.name, 0) + 1
             if answer[0] == FAILED and isinstance(error, NotConnected):
                 link.stop_serving()
+            if answer[0] == FAILED and isinstance(error, DeadlineExceeded):
+                link.ask_time()  # for us there is time left: its clock, which deadlines are said in, may have been set
         return error
 
     async def next(self) -> Link:

@@ -189,6 +189,25 @@ async def test_an_invalid_request_leaves_earlier_calls_of_a_named_operation_open
     assert len(cluster.requests(m.MUTATE)) == 1
 
 
+async def test_a_node_whose_clock_was_set_is_asked_for_its_time_again(cluster: Any, kv: kvclient.Kv) -> None:
+    """R24: deadlines are said in the node's time, so a clock set forward must not make every later write too late."""
+
+    def refuse_late(node: Any) -> Any:
+        def rule(message: list[Any]) -> Any:
+            is_late = message[0] == m.MUTATE and message[8] < cluster.now_ms()
+            return node.failed(message, "deadline-exceeded") if is_late else None
+
+        return rule
+
+    for node in cluster.nodes:
+        node.rule = refuse_late(node)
+    await kv.put("k", 0, consistency="strong")
+    cluster.clock_ahead_ms += 60_000
+    with pytest.raises(kvclient.DeadlineExceeded):
+        await kv.put("k", 1, consistency="strong")
+    await kv.put("k", 2, consistency="strong")
+
+
 async def test_overload_is_tried_again_at_the_same_node_a_few_times(cluster: Any, kv: kvclient.Kv) -> None:
     node = cluster.primary("k")
     cluster.everywhere(lambda message: node.failed(message, "overloaded"))
