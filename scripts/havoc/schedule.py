@@ -46,21 +46,36 @@ class Plan(NamedTuple):
 
 
 def make(seconds: float, seed: int, faults: tuple[str, ...] = ()) -> Plan:
-    """Return the plan of a run of about `seconds`, with these faults only, or with all of them."""
+    """Return the plan of a run of about `seconds`, with these faults only, or with all of them.
+
+    A fault is a name, or names joined by "+" for those that shall run together.  Raises ValueError.
+    """
     calm_s, window_s, mend_s, quiesce_s = (10.0, 10.0, 6.0, 30.0) if seconds >= 300 else (4.0, 5.0, 3.0, 6.0)
     count = max(1, int((seconds - calm_s - quiesce_s) / (window_s + mend_s)))
-    windows = _windows(count, random.Random(seed), [NEMESES[name] for name in faults or NEMESES])
+    windows = _windows(count, random.Random(seed), [_together(fault) for fault in faults or NEMESES])
     return Plan(seed, seconds, faults, calm_s, window_s, mend_s, quiesce_s, tuple(windows))
 
 
-def _windows(count: int, rng: random.Random, nemeses: list[Nemesis]) -> list[tuple[Nemesis, ...]]:
-    """Every one alone, then pairs; once more from the beginning if there is still time."""
+def _together(fault: str) -> tuple[Nemesis, ...]:
+    names = fault.split("+")
+    for name in names:
+        if name not in NEMESES:
+            raise ValueError(f'there is no fault "{name}"; there are {", ".join(NEMESES)}')
+    nemeses = tuple(NEMESES[name] for name in names)
+    for one, other in combinations(nemeses, 2):
+        if both := one.means & other.means:
+            raise ValueError(f"{one.name} and {other.name} cannot run together: both need the {min(both)}")
+    return nemeses
+
+
+def _windows(count: int, rng: random.Random, faults: list[tuple[Nemesis, ...]]) -> list[tuple[Nemesis, ...]]:
+    """Every one as it was asked for, then pairs; once more from the beginning if there is still time."""
     windows: list[tuple[Nemesis, ...]] = []
+    alone = [fault[0] for fault in faults if len(fault) == 1]
     while len(windows) < count:
-        alone = [(nemesis,) for nemesis in nemeses]
-        rng.shuffle(alone)
-        windows += alone
-        windows += _pairs(rng, nemeses)[: max(1, len(nemeses) // 2)]
+        rng.shuffle(faults)
+        windows += faults
+        windows += _pairs(rng, alone)[: len(faults) // 2]
     return windows[:count]
 
 

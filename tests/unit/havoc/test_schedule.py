@@ -46,3 +46,15 @@ def test_every_fault_says_what_it_does_and_what_must_hold() -> None:
         assert nemesis.what.endswith(".")
         assert nemesis.promise.endswith(".")
         assert nemesis.means
+
+
+def test_faults_that_are_joined_run_together() -> None:
+    assert set(names(schedule.make(60, 6, ("pause+partition",)))) == {("pause", "partition")}
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [("plague", 'no fault "plague"; there are kill-one'), ("pause+restart", "both need the process")]
+)
+def test_faults_that_cannot_be_are_refused(fault: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        schedule.make(60, 7, (fault,))
