@@ -21,6 +21,8 @@ from simulation.world import SimWorld
 
 import kvclient
 from kvclient.errors import EtagMismatch, KvError, OutcomeUnknown
+from kvclient.wire.values import NO_VERSION, Version
+from kvnode.core.version import version_text
 
 SLACK_S: Final = 1.0
 """What a call may take beyond its timeout."""
@@ -74,6 +76,8 @@ class Worker:
         self._watch, self._name, self._acts = watch, name, acts
         self._loop = watch.world.loop
         self._etags: dict[str, str] = {}
+        self._seen: dict[str, Version] = {}
+        """The greatest version of each key that this client was shown."""
         self._count = 0
         self._kv: kvclient.Kv
 
@@ -146,9 +150,12 @@ class Worker:
                 recorder.fail(index, error.code)
                 return
 
+        seen = self._seen.get(key, NO_VERSION)
+
         def done(item: kvclient.Item | None) -> None:
             if item is not None:
                 self._watch.check_written(act, key, item)
+                self._check_order(key, item, seen)
                 self._note(key, item)
             recorder.ok(index, etag=item.etag if item else None)
 
@@ -161,9 +168,16 @@ class Worker:
                 break
         recorder.info(index, "outcome-unknown")
 
+    def _check_order(self, key: str, item: kvclient.Item, seen: Version) -> None:
+        """A write lies above everything that its client had seen of the key when it asked (R7, R29)."""
+        if item.version <= seen:
+            text = f"{version_text(item.version)} after {version_text(seen)}"
+            broken("a write below what its client had seen", f"{self._name}, {key}: {text}")
+
     def _note(self, key: str, item: Answer) -> None:
         if item is not None:
             self._etags[key] = item.etag
+            self._seen[key] = max(item.version, self._seen.get(key, item.version))
         else:
             self._etags.pop(key, None)
 
@@ -267,11 +281,13 @@ class Worker:
             call = self._kv.delete(key, **options)
         else:
             call = self._kv.put(key, self._watch.padded(value), **options)
-        await self._tell(index, key, call, lambda item: self._on_written(act, index, key, item))
+        seen = self._seen.get(key, NO_VERSION)
+        await self._tell(index, key, call, lambda item: self._on_written(act, index, key, item, seen))
 
-    def _on_written(self, act: Act, index: int, key: str, item: kvclient.Item | None) -> None:
+    def _on_written(self, act: Act, index: int, key: str, item: kvclient.Item | None, seen: Version) -> None:
         if item is not None:
             self._watch.check_written(act, key, item)
+            self._check_order(key, item, seen)
             self._note(key, item)
         self._watch.recorder.ok(index, etag=item.etag if item else None)
 
@@ -284,6 +300,7 @@ class Worker:
         indexes = {key: recorder.invoke(self._name, f, key, values[key], mode=consistency) for key in act.keys}
         options: dict[str, Any] = {"consistency": consistency, "timeout": act.timeout_ms / 1000}
         answers: dict[str, Any]
+        seen = dict(self._seen)
         if is_read:
             answers = dict(await self._kv.get_many(act.keys, **options))
         else:
@@ -299,7 +316,7 @@ class Worker:
             elif is_read:
                 self._on_read(act, index, key, answer)
             else:
-                self._on_written(act, index, key, answer)
+                self._on_written(act, index, key, answer, seen.get(key, NO_VERSION))
 
 
 def _consistency(act: Act) -> Consistency:
