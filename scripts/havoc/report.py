@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from checkers.operation import Operation, describe
+from checkers import timeline
 
 import kvnode
 from scripts.havoc import charts, measure
@@ -53,7 +53,7 @@ article .numbers { color: var(--faint); font-size: .88rem; font-variant-numeric:
 details { margin-top: .5rem; } summary { cursor: pointer; color: var(--faint); font-size: .88rem; }
 ul.events { margin: .4rem 0 0; padding: 0; list-style: none; font-size: .88rem; }
 ul.events time { display: inline-block; width: 4.5rem; color: var(--faint); }
-figure { margin: .6rem 0 0; } svg { width: 100%; height: auto; display: block; }
+figure { margin: .6rem 0 0; } figure svg { width: 100%; height: auto; display: block; }
 svg .strong { fill: var(--strong); } svg .eventual { fill: var(--eventual); } svg .failed { fill: var(--failed); }
 svg .unknown { fill: var(--unknown); } svg .outage { fill: var(--bad); } svg .band { fill: var(--band); }
 svg .hover { fill: transparent; } svg g:hover .hover { fill: var(--faint); fill-opacity: .15; }
@@ -65,6 +65,8 @@ svg .p99 { stroke: var(--strong); stroke-width: 2.5; } svg .tick { fill: var(--f
 code, pre { font: .85rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
 pre { overflow-x: auto; background: var(--card); padding: .8rem 1rem; border-radius: 8px; }
 """
+SHOWN_MAX = 12
+"""A violation that so many operations show is shown at once."""
 LEGEND = (
     ("strong", "strong, answered"),
     ("eventual", "eventual, answered"),
@@ -80,7 +82,7 @@ def page(course: Course, judged: Verdict) -> str:
     whole = measure.summary(course.operations, course.begin_ns, course.end_ns)
     body = [
         _head(course, judged, whole),
-        _violations(judged),
+        _violations(course, judged),
         _run_chart(course, whole),
         _table(course),
         "<h2>Each fault</h2>",
@@ -89,9 +91,10 @@ def page(course: Course, judged: Verdict) -> str:
         _how(course),
     ]
     title = f"kvnode under chaos, seed {course.plan.seed}"
+    style = STYLE if judged.is_ok else timeline.STYLE + STYLE
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'
         f"<body>{''.join(body)}</body></html>\n"
     )
 
@@ -101,7 +104,7 @@ def _head(course: Course, judged: Verdict, whole: Summary) -> str:
     word = "No violation" if judged.is_ok else f"{count} violation{'s' if count > 1 else ''}"
     facts = (
         (word, "of any promise"),
-        (f"{len(course.windows)}", "faults, alone and in pairs"),
+        (f"{len(course.windows)}", "times something was done to it"),
         (f"{len(course.operations):,}", "operations, every one judged"),
         (f"{whole.unknown:,}", "outcomes left unknown"),
         (f"{whole.gap_s:.1f} s", "longest time without a success"),
@@ -117,35 +120,26 @@ def _head(course: Course, judged: Verdict, whole: Summary) -> str:
     )
 
 
-def _violations(judged: Verdict) -> str:
+def _violations(course: Course, judged: Verdict) -> str:
     found = [(judgement, violation) for judgement in judged.judgements for violation in judgement.violations]
-    return "<h2>Violations</h2>" + "".join(map(_violation, found)) if found else ""
+    if not found:
+        return ""
+    articles = "".join(_violation(course, judgement, violation) for judgement, violation in found)
+    return f"<h2>Violations</h2>{articles}{timeline.LEGEND}"
 
 
-def _violation(found: tuple[Judgement, Violation]) -> str:
-    judgement, violation = found
+def _violation(course: Course, judgement: Judgement, violation: Violation) -> str:
+    """Return what was promised, what happened instead, and a picture of the operations that show it."""
+    picture = ""
+    if violation.finding is not None:
+        others = [operation for operation in course.operations if operation.key == violation.key]
+        is_open = " open" if len(violation.finding.evidence) <= SHOWN_MAX else ""
+        drawn = timeline.figures(violation.finding, others)
+        picture = f"<details{is_open}><summary>the operations that show it</summary>{drawn}</details>"
     return (
         f'<article><h3 class="violated">{escape(judgement.name)}: {escape(violation.key)}</h3>'
-        f"<p>{escape(violation.words)}</p><p>Promised: {escape(judgement.promise)}</p>{_evidence(violation.evidence)}"
-        "</article>"
+        f'<p>{escape(violation.words)}</p><p class="faint">Promised: {escape(judgement.promise)}</p>{picture}</article>'
     )
-
-
-def _evidence(evidence: Sequence[Operation]) -> str:
-    """Return the operations that show a violation, in the order in which they were asked."""
-    if not evidence:
-        return ""
-    first_ns = min(operation.call_ns for operation in evidence)
-    lines = [
-        f"{_since_s(operation.call_ns, first_ns)} to {_since_s(operation.return_ns, first_ns)}  process"
-        f" {operation.process:<4} {operation.node or '-':<4} {describe(operation)}"
-        for operation in sorted(evidence, key=lambda operation: operation.call_ns)
-    ]
-    return f"<pre>{escape(chr(10).join(lines))}</pre>"
-
-
-def _since_s(at_ns: int | None, first_ns: int) -> str:
-    return "   never" if at_ns is None else f"{(at_ns - first_ns) / SECOND_NS:8.3f}"
 
 
 def _run_chart(course: Course, whole: Summary) -> str:

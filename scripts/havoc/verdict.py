@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from checkers.judge import judge
 from checkers.operation import Operation
+from checkers.report import Finding
 
 from scripts.havoc.run import Course
 
@@ -22,7 +23,8 @@ class Violation(NamedTuple):
     key: str
     """Or the node that it concerns."""
     words: str
-    evidence: Sequence[Operation] = ()
+    finding: Finding | None = None
+    """With the operations that show it, if a history does."""
 
 
 class Judgement(NamedTuple):
@@ -76,7 +78,7 @@ def of(course: Course) -> Verdict:
 def _of_history(operations: Sequence[Operation]) -> list[Judgement]:
     judgements = []
     for result in judge(operations).checkers:
-        found = [Violation(finding.key, finding.message, finding.evidence) for finding in result.findings]
+        found = [Violation(finding.key, finding.message, finding) for finding in result.findings]
         judged = f"{result.keys} keys" + (f", {len(result.unknown)} not judged" if result.unknown else "")
         judgements.append(Judgement(result.name, result.promise, result.verdict, judged, found))
     return judgements

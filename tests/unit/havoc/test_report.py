@@ -72,7 +72,7 @@ def test_a_lost_write_is_a_violation_and_its_operations_are_shown(course: Course
     judged = verdict.of(course)
     page = report.page(course, judged)
     assert not judged.is_ok
-    assert "read -&gt; v3" in page
+    assert '<div class="timeline"><svg' in page
     assert 'class="banner bad"' in page
 
 
