@@ -5,6 +5,8 @@ Decides: nothing; it names the promises of R45-R48 that `rocks` keeps and `memor
 An engine maps a row key (partition, store, key) to an `Image`, and a short name to a meta value.  Rows put since the
 last sync form a *group*: one atomic batch, one sync, then every callback of the group in the order of the puts.
 
+A row put and a row removed in one group are one batch: after a crash both happened or neither did.
+
 Invariants:
 - `then` runs on the event loop, after the row is durable (`sync=True`) or written (`sync=False`), never before, never
   twice; groups complete in the order in which they were formed.
@@ -62,11 +64,20 @@ class Engine(Protocol):
     def put(self, key: bytes, image: Image, *, sync: bool, then: Callable[[], None] | None) -> None:
         """Add a row to the open group; the group is synced if any row of it asks for that."""
 
+    def remove(self, key: bytes, *, sync: bool, then: Callable[[], None] | None) -> None:
+        """Let the open group remove the row of `key`, if there is one; it is part of that batch like a row put."""
+
     def load_meta(self, name: str) -> bytes | None:
         """Return a meta value, or None.  Raises DamagedRow."""
 
     def put_meta(self, name: str, value: bytes, *, sync: bool, then: Callable[[], None] | None) -> None:
         """Add a meta value to the open group, like `put`."""
+
+    def remove_meta(self, name: str, *, sync: bool, then: Callable[[], None] | None) -> None:
+        """Let the open group remove a meta value, if there is one, like `remove`."""
+
+    def scan_meta(self, prefix: str) -> Generator[tuple[str, bytes], None, None]:
+        """Yield the meta values whose names begin with `prefix`, in the order of their bytes, like `scan`."""
 
     @property
     def backlog_bytes(self) -> int:

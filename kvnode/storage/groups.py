@@ -28,12 +28,13 @@ Then = Callable[[], None]
 
 
 class Group:
-    """Rows that are written as one atomic batch.  The later of two rows with one key replaces the earlier."""
+    """Rows that are written, or removed, as one atomic batch.  The later of two with one key replaces the earlier."""
 
     __slots__ = ("bytes", "rows", "sync", "thens")
 
     def __init__(self) -> None:
-        self.rows: dict[bytes, bytes] = {}
+        self.rows: dict[bytes, bytes | None] = {}
+        """None: the row is removed."""
         self.thens: list[Then] = []
         self.bytes = 0
         self.sync = False
@@ -72,8 +73,8 @@ class Groups:
         """True if nothing is being written and nothing waits, or nothing ever will be written again."""
         return self.failure is not None or not (self._scheduled or self._written or self._full or self._open.rows)
 
-    def add(self, key: bytes, row: bytes, sync: bool, then: Then | None) -> None:
-        """Add a row to the open group; `then` runs when its group is complete."""
+    def add(self, key: bytes, row: bytes | None, sync: bool, then: Then | None) -> None:
+        """Add a row to the open group (None removes it); `then` runs when its group is complete."""
         if self.failure is not None:
             return
         group = self._open
@@ -81,7 +82,7 @@ class Groups:
             self._full.append(group)
             group = self._open = Group()
         group.rows[key] = row
-        size = len(key) + len(row)
+        size = len(key) + len(row) if row is not None else len(key)
         group.bytes += size
         self.backlog_bytes += size
         if sync:

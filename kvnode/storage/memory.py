@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Generator
+from itertools import islice
 
 from kvnode.core.record import Image
 from kvnode.storage import rows
@@ -45,8 +46,8 @@ class MemoryDisk:
 
     def _set(self, key: bytes, row: bytes | None) -> None:
         if row is None:
-            del self.rows[key]
-            self.keys.pop(bisect_left(self.keys, key))
+            if self.rows.pop(key, None) is not None:
+                self.keys.pop(bisect_left(self.keys, key))
             return
         if key not in self.rows:
             insort(self.keys, key)
@@ -85,6 +86,10 @@ class MemoryEngine:
         """Add a row to the open group."""
         self._groups.add(key, rows.encode(key, image), sync, then)
 
+    def remove(self, key: bytes, *, sync: bool, then: Then | None) -> None:
+        """Let the open group remove a row."""
+        self._groups.add(key, None, sync, then)
+
     def load_meta(self, name: str) -> bytes | None:
         """Return a meta value, or None.  Raises DamagedRow."""
         key = rows.meta_key(name)
@@ -96,12 +101,26 @@ class MemoryEngine:
         key = rows.meta_key(name)
         self._groups.add(key, rows.encode_meta(key, value), sync, then)
 
+    def remove_meta(self, name: str, *, sync: bool, then: Then | None) -> None:
+        """Let the open group remove a meta value."""
+        self._groups.add(rows.meta_key(name), None, sync, then)
+
     def scan(self, start: bytes, end: bytes) -> Generator[tuple[bytes, Image], None, None]:
         """Yield rows with start <= key < end in key order, as they were when the scan was asked for."""
         keys = self.disk.keys
         chosen = keys[bisect_left(keys, start) : bisect_left(keys, min(end, rows.META_PREFIX))]
         snapshot = [(key, self.disk.rows[key]) for key in chosen]
         return ((key, rows.decode(key, row)) for key, row in snapshot)
+
+    def scan_meta(self, prefix: str) -> Generator[tuple[str, bytes], None, None]:
+        """Yield the meta values whose names begin with `prefix`, as they were when the scan was asked for."""
+        first, keys = rows.meta_key(prefix), self.disk.keys
+        snapshot = []
+        for key in islice(keys, bisect_left(keys, first), None):
+            if not key.startswith(first):
+                break
+            snapshot.append((key, self.disk.rows[key]))
+        return ((rows.meta_name(key), rows.decode_meta(key, row)) for key, row in snapshot)
 
     def approximate_keys(self) -> int:
         """Return the number of rows."""

@@ -27,7 +27,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 from weakref import WeakSet
 
 from rocksdict import (
@@ -62,7 +62,10 @@ _COUNTED_BYTES_MAX = 4 << 20
 _FILE_NAME = re.compile(r"[^\s:'\"]*(?:\d{6,}\.(?:sst|log|blob)|MANIFEST-\d+|CURRENT|OPTIONS-\d+)")
 _DROPPED = re.compile(r"(\S+\.log): dropping \d+ bytes")
 
+T = TypeVar("T")
 Scan = Generator[tuple[bytes, Image], None, None]
+Decode = Callable[[bytes, bytes], T]
+"""What a scan makes of a key and its row."""
 
 
 class Database(Protocol):
@@ -95,7 +98,7 @@ class RocksEngine:
         self._loop = loop
         self._groups = Groups(loop.call_soon, self._write, self._on_failure)
         self._is_writable = True
-        self._scans: WeakSet[Scan] = WeakSet()
+        self._scans: WeakSet[Generator[Any, None, None]] = WeakSet()
         self._meta_names: set[str] = set()
         self._closed = False
         self._jobs: SimpleQueue[tuple[WriteBatch, bool] | None] = SimpleQueue()
@@ -154,6 +157,10 @@ class RocksEngine:
         """Add a row to the open group."""
         self._groups.add(key, rows.encode(key, image), sync, then)
 
+    def remove(self, key: bytes, *, sync: bool, then: Then | None) -> None:
+        """Let the open group remove a row."""
+        self._groups.add(key, None, sync, then)
+
     def load_meta(self, name: str) -> bytes | None:
         """Return a meta value, or None.  Raises DamagedRow."""
         key = rows.meta_key(name)
@@ -169,18 +176,36 @@ class RocksEngine:
         self._meta_names.add(name)
         self._groups.add(key, rows.encode_meta(key, value), sync, then)
 
+    def remove_meta(self, name: str, *, sync: bool, then: Then | None) -> None:
+        """Let the open group remove a meta value."""
+        self._meta_names.discard(name)
+        self._groups.add(rows.meta_key(name), None, sync, then)
+
     def scan(self, start: bytes, end: bytes) -> Scan:
         """Return the rows with start <= key < end in key order, from one snapshot, read as they are asked for.
 
         Close it when done before its end: it keeps old rows on disk.  Raises DamagedRow.
         """
+        return self._begin_scan(start, min(end, rows.META_PREFIX), _row)
+
+    def scan_meta(self, prefix: str) -> Generator[tuple[str, bytes], None, None]:
+        """Return the meta values whose names begin with `prefix`, like `scan`."""
+        start = rows.meta_key(prefix)
+        return self._begin_scan(start, start + b"\xff", self._meta)  # a name is UTF-8, which has no such byte
+
+    def _begin_scan(self, start: bytes, end: bytes, decode: Decode[T]) -> Generator[T, None, None]:
         options = ReadOptions()
-        options.set_iterate_upper_bound(min(end, rows.META_PREFIX))
+        options.set_iterate_upper_bound(end)
         # A scan must not push the working set out of the cache.  The stub forgets the argument.
         options.fill_cache(False)  # type: ignore[call-arg]
-        scan = self._rows(start, options)
+        scan = self._rows(start, options, decode)
         self._scans.add(scan)
         return scan
+
+    def _meta(self, key: bytes, row: bytes) -> tuple[str, bytes]:
+        name = rows.meta_name(key)
+        self._meta_names.add(name)
+        return name, rows.decode_meta(key, row)
 
     def approximate_keys(self) -> int:
         """Return RocksDB's estimate, where a key rewritten lately may count more than once; few rows are counted."""
@@ -230,14 +255,14 @@ class RocksEngine:
         except Exception as error:
             _refuse(error, f"the row of {rows.describe(key)} cannot be read", self.path)
 
-    def _rows(self, start: bytes, options: ReadOptions) -> Scan:
+    def _rows(self, start: bytes, options: ReadOptions, decode: Decode[T]) -> Generator[T, None, None]:
         snapshot = self._db.snapshot()
         cursor = snapshot.iter(options)
         try:
             cursor.seek(start)
             while cursor.valid():
                 key = cursor.key()
-                yield key, rows.decode(key, cursor.value())
+                yield decode(key, cursor.value())
                 start = key
                 cursor.next()
             cursor.status()
@@ -254,7 +279,10 @@ class RocksEngine:
         batch = WriteBatch(raw_mode=True)
         put = batch.put
         for key, row in group.rows.items():
-            put(key, row)
+            if row is None:
+                batch.delete(key)
+            else:
+                put(key, row)
         self._jobs.put((batch, group.sync))
 
     def _has_space(self) -> bool:
@@ -341,6 +369,10 @@ def _table_options(limits: Limits) -> BlockBasedOptions:
     table.set_bloom_filter(_BLOOM_BITS, False)
     table.set_block_size(4096)
     return table
+
+
+def _row(key: bytes, row: bytes) -> tuple[bytes, Image]:
+    return key, rows.decode(key, row)
 
 
 def _refuse(error: Exception, what: str, path: Path) -> NoReturn:

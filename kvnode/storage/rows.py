@@ -108,6 +108,11 @@ def meta_key(name: str) -> bytes:
     return META_PREFIX + name.encode()
 
 
+def meta_name(key: bytes) -> str:
+    """Return the name of the meta value that is stored under `key`."""
+    return key[len(META_PREFIX) :].decode()
+
+
 def encode_meta(key: bytes, value: bytes) -> bytes:
     """Return what is stored for a meta value under `key`, as `meta_key` returned it."""
     content = META_FORMAT.to_bytes(1, "big") + value

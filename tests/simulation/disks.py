@@ -21,7 +21,7 @@ from simulation.lives import Life, SimHandle
 from simulation.loop import SimLoop
 from xxhash import xxh3_64_intdigest
 
-from kvnode.core.record import Image
+from kvnode.core.record import EMPTY_IMAGE, Image
 from kvnode.storage import rows
 from kvnode.storage.engine import StorageError
 from kvnode.storage.groups import Group
@@ -51,7 +51,7 @@ class SimDisk(MemoryDisk):
         self._is_held = self._is_full = False
         self.on_change: Callable[[], None] = lambda: None
         self.on_written: OnRow | None = None
-        """Hears of every row that is written, synced or not: a kill does not lose it."""
+        """Hears of every row that is written (one removed is empty), synced or not: a kill does not lose it."""
         self.on_durable: OnRow | None = None
         """Hears of every row that is synced: nothing loses it."""
         self._unsynced: list[Group] = []
@@ -107,7 +107,7 @@ class SimDisk(MemoryDisk):
     def _tell(self, listener: OnRow, group: Group) -> None:
         for key, row in group.rows.items():
             if not key.startswith(rows.META_PREFIX):
-                listener(self.index, key, rows.decode(key, row))
+                listener(self.index, key, EMPTY_IMAGE if row is None else rows.decode(key, row))
 
     def flip_bit(self, key: bytes | None = None) -> bytes:
         """Flip one bit of a row at rest, of any row unless `key` says which; return the row's key."""
@@ -173,7 +173,7 @@ class SimEngine(MemoryEngine):
             return
         loop = self._loop
         for row in group.rows.values():
-            loop.note(xxh3_64_intdigest(row))
+            loop.note(xxh3_64_intdigest(row or b""))
         disk.write(group)
         self.syncs += group.sync
         loop.post(self._life, loop.now_s + HANDOVER_S * disk.rng.random(), self._report)

@@ -193,3 +193,66 @@ async def test_few_keys_are_counted_once_however_often_they_were_written(engine:
     for _ in range(5):
         await put_all(range(20))
     assert engine.approximate_keys() == 20
+
+
+async def test_a_removed_row_is_gone_from_loads_and_scans_and_may_come_again(
+    engine: Engine, store: Any, key: Any, image: Any
+) -> None:
+    """R35: step 3."""
+    for number in range(3):
+        await store(key(number), image(number))
+    done = asyncio.get_running_loop().create_future()
+    engine.remove(key(1), sync=True, then=lambda: done.set_result(None))
+    await done
+    assert engine.load(key(1)) is None
+    assert [found for found, _ in engine.scan(b"", b"\xff")] == [key(0), key(2)]
+    await store(key(1), image(9))
+    assert engine.load(key(1)) == image(9)
+
+
+async def test_removing_what_is_not_there_is_no_error(engine: Engine) -> None:
+    done = asyncio.get_running_loop().create_future()
+    engine.remove(b"\x00\x00default\0k", sync=False, then=None)
+    engine.remove_meta("nothing", sync=True, then=lambda: done.set_result(None))
+    await done
+    assert engine.syncs == 1
+
+
+async def test_the_later_of_put_and_remove_in_one_group_stands(engine: Engine, key: Any, image: Any) -> None:
+    done = asyncio.get_running_loop().create_future()
+    engine.put(key(1), image(1), sync=True, then=None)
+    engine.remove(key(1), sync=True, then=None)
+    engine.remove(key(2), sync=True, then=None)
+    engine.put(key(2), image(2), sync=True, then=None)
+    engine.put_meta("a", b"1", sync=True, then=None)
+    engine.remove_meta("a", sync=True, then=lambda: done.set_result(None))
+    await done
+    assert (engine.load(key(1)), engine.load(key(2)), engine.load_meta("a")) == (None, image(2), None)
+
+
+async def test_meta_values_are_scanned_by_prefix_in_order_and_without_rows(
+    engine: Engine, store: Any, key: Any, image: Any
+) -> None:
+    await store(key(1), image(1))
+    names = ["floor/00001", "floor/00002", "floor", "floos", "hint/n2/7/default\0ä", "\uffff"]
+    done = asyncio.get_running_loop().create_future()
+    for name in names:
+        engine.put_meta(name, name.encode(), sync=False, then=None)
+    engine.remove_meta("floor/00003", sync=True, then=lambda: done.set_result(None))
+    await done
+    assert list(engine.scan_meta("floor/")) == [("floor/00001", b"floor/00001"), ("floor/00002", b"floor/00002")]
+    assert [name for name, _ in engine.scan_meta("")] == sorted(names, key=str.encode)
+    assert list(engine.scan_meta("hint/n1")) == []
+
+
+async def test_a_scan_of_meta_values_shows_them_as_they_were_when_it_began(engine: Engine) -> None:
+    done, gone = asyncio.get_running_loop().create_future(), asyncio.get_running_loop().create_future()
+    for name in ("x/1", "x/2"):
+        engine.put_meta(name, b"", sync=False, then=None)
+    engine.put_meta("x/3", b"", sync=True, then=lambda: done.set_result(None))
+    await done
+    scan = engine.scan_meta("x/")
+    assert next(scan)[0] == "x/1"
+    engine.remove_meta("x/2", sync=True, then=lambda: gone.set_result(None))
+    await gone
+    assert [name for name, _ in scan] == ["x/2", "x/3"]

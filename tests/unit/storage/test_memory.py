@@ -66,3 +66,17 @@ async def test_a_failed_sync_is_fatal_and_acknowledges_nothing(key: Any, image: 
     engine.put(key(1), image(1), sync=True, then=lambda: pytest.fail("acknowledged"))
     await engine.close()
     assert engine.load(key(1)) is None
+
+
+async def test_a_power_cut_brings_back_what_was_removed_without_a_sync(
+    written: MemoryEngine, key: Any, image: Any
+) -> None:
+    done = asyncio.Event()
+    written.remove(key(0), sync=True, then=None)
+    written.put_meta("floor", b"1", sync=True, then=done.set)
+    await done.wait()
+    gone = asyncio.Event()
+    written.remove(key(10), sync=False, then=gone.set)
+    await gone.wait()
+    after = MemoryEngine(asyncio.get_running_loop().call_soon, pytest.fail, written.crash())
+    assert (after.load(key(0)), after.load_meta("floor"), after.load(key(10))) == (None, b"1", image(0))
