@@ -30,7 +30,7 @@ class Mutant:
     """The rule that it breaks, and its tag in docs/testing.md."""
     breaks: str
     """What a client or a disk would see, in a few words."""
-    seeds: int = 40
+    seeds: int = 100
     """Within how many seeds it must be caught."""
     bias: Bias = field(default=NO_BIAS)
 
@@ -70,6 +70,15 @@ DUELS: Final = Bias(
 CRASHES: Final = replace(DUELS, faults=("crash", "one-way", "slow link", "slow node"), fault_count=14)
 CUTS: Final = replace(DUELS, faults=("one-way", "partition", "crash", "reset"), fault_count=14)
 SLOW: Final = replace(DUELS, faults=("slow link", "slow node", "slow disk", "one-way"), fault_count=10)
+IN_DOUBT: Final = replace(
+    DUELS,
+    is_steered=False,
+    fs=("put", "get"),
+    limits={"cached_promises_max": 65536},
+    faults=("full disk", "steered"),
+    fault_count=14,
+)
+"""Proposals that some refuse, for their disks are full, and one has accepted."""
 MIXED: Final = Bias(key_kinds=("mixed",), keys=1, operations=100, is_steered=True, horizon_ms=1000.0)
 RETRIED: Final = Bias(
     key_kinds=("strong",),
@@ -100,9 +109,9 @@ MUTANTS: Final = (
         bias=replace(
             CRASHES,
             limits={**NO_CACHE, "max_offset_ms": 500},
-            offsets_ms=(0, 400),
-            faults=("crash", "crash", "one-way", "partition"),
-            fault_count=24,
+            offsets_ms=(0, 400, 480),
+            faults=("crash", "slow node", "one-way"),
+            fault_count=20,
         ),
     ),
     Mutant(durability.answers_do_not_wait_for_the_disk, "R10, R45", LOST),
@@ -122,9 +131,14 @@ MUTANTS: Final = (
     Mutant(rounds.one_reply_answers_a_read, "R20", STALE, bias=CUTS),
     Mutant(rounds.the_greatest_seen_is_returned, "R20, M4b", FLICKER, bias=CUTS),
     Mutant(rounds.read_sets_are_too_small, "R20, M10a", STALE, bias=CUTS),
-    Mutant(outcomes.doubt_is_always_cleared, "R21", LIED, bias=replace(CUTS, faults=("crash", "reset", "stop"))),
-    Mutant(outcomes.no_accept_is_in_doubt, "R21", LIED, bias=replace(CUTS, faults=("crash", "reset", "stop"))),
-    Mutant(outcomes.one_refusal_clears_doubt, "R21", LIED, bias=replace(CUTS, faults=("crash", "reset", "slow node"))),
+    Mutant(outcomes.doubt_is_always_cleared, "R21", LIED, bias=IN_DOUBT),
+    Mutant(outcomes.no_accept_is_in_doubt, "R21", LIED, bias=IN_DOUBT),
+    Mutant(
+        outcomes.one_refusal_clears_doubt,
+        "R21",
+        LIED,
+        bias=IN_DOUBT,
+    ),
     Mutant(
         outcomes.expiry_is_judged_by_the_reader,
         "R63",
@@ -136,7 +150,13 @@ MUTANTS: Final = (
         overlay.stamps_know_only_the_clock,
         "R29, C5",
         BEATEN,
-        bias=replace(MIXED, offsets_ms=(0, 60, -60), faults=("reset", "steered", "refuse"), fault_count=14),
+        bias=replace(
+            MIXED,
+            fs=("weak put", "weak get"),
+            offsets_ms=(0, 60, -60),
+            faults=("hang up", "steered", "one-way", "partition"),
+            fault_count=40,
+        ),
     ),
     Mutant(overlay.overlays_are_shown_unabsorbed, "R20, M8d", FLICKER),
     Mutant(overlay.overlays_are_never_folded, "R15, M8d", LOST),
@@ -145,7 +165,9 @@ MUTANTS: Final = (
         overlay.entries_build_on_proposals,
         "R7",
         BASELESS,
-        bias=replace(MIXED, faults=("slow disk", "partition"), fault_count=10),
+        bias=replace(
+            MIXED, is_steered=False, fs=("put", "weak put"), faults=("slow disk", "held disk"), fault_count=14
+        ),
     ),
     Mutant(
         overlay.tokens_are_not_confirmed,
@@ -154,7 +176,14 @@ MUTANTS: Final = (
         bias=replace(MIXED, limits=SLOW_MARKS, faults=("crash", "reset", "steered", "refuse"), fault_count=14),
     ),
     Mutant(overlay.entries_prove_nothing, "R15, R20, M8d", STALE),
-    Mutant(retries.only_effects_are_remembered, "R23", "a refused operation takes effect", bias=RETRIED),
+    Mutant(
+        retries.only_effects_are_remembered,
+        "R23",
+        "a refused operation takes effect",
+        bias=replace(
+            RETRIED, shapes=((3, 3, 2, 2),), fs=("create", "delete"), faults=("hang up", "slow node"), fault_count=60
+        ),
+    ),
     Mutant(retries.a_fold_drops_the_window, "R15, R24", TWICE),
     Mutant(retries.changes_drop_the_window, "R24, R34, C14", TWICE),
     Mutant(retries.nothing_is_remembered, "R18, R23, M1b", TWICE, bias=RETRIED),
@@ -166,7 +195,18 @@ MUTANTS: Final = (
     ),
     Mutant(retries.promises_prove_everything, "R17, C8, M3", FLICKER, bias=CUTS),
     Mutant(retries.refusals_come_from_home, "R17, M6d", STALE, bias=CUTS),
-    Mutant(retries.reads_join_what_runs, "4a", STALE, bias=replace(SLOW, fs=("put", "get"))),
+    Mutant(
+        retries.reads_join_what_runs,
+        "4a",
+        STALE,
+        bias=replace(
+            DUELS,
+            fs=("put", "get"),
+            limits={"hedge_min_s": 0.1, "hedge_max_s": 0.1},
+            faults=("slow link",),
+            fault_count=24,
+        ),
+    ),
 )
 """Those that the simulator must catch."""
 

@@ -248,6 +248,7 @@ KINDS: Final[dict[str, Kind]] = {
         _one(),
         lambda weather, fault, size: weather.frozen.update(fault.nodes),
     ),
+    "hang up": Kind("all connections of client `amount` are reset", _client),
     "client": Kind("client `amount` ends at once, in the middle of its call", _client),
 }
 

@@ -107,6 +107,10 @@ class Nemesis:
     def _reset(self, fault: Fault) -> None:
         self.world.network.reset(*(self._names[node] for node in fault.nodes))
 
+    def _hang_up(self, fault: Fault) -> None:
+        for host in self.world.hosts:
+            self.world.network.reset(client_name(int(fault.amount)), host.name)
+
     def _strand(self, fault: Fault) -> None:
         self.world.network.strand(*(self._names[node] for node in fault.nodes))
 
@@ -187,6 +191,7 @@ class Nemesis:
 _BLOWS: dict[str, Callable[[Nemesis, Fault], None]] = {
     "crash": Nemesis._crash,
     "reset": Nemesis._reset,
+    "hang up": Nemesis._hang_up,
     "half-open": Nemesis._strand,
     "failing disk": Nemesis._fail_disk,
     "bit flip": Nemesis._flip,

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, insort
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
@@ -129,14 +128,12 @@ class Oracle:
         if held != image.committed:
             broken("committed is not what was chosen", f"{_name(key)}: {_record(held)}, {_record(image.committed)}")
 
-    def on_start(self, replica: int, rows: Iterable[tuple[bytes, Image]]) -> None:
-        """Take what a starting replica finds on its disk: no less than was durable, and perhaps more (R45)."""
-        found = dict(rows)
+    def on_start(self, replica: int, restart_promise: Ballot) -> None:
+        """Check a starting replica: what it counts as promised covers every promise that it ever gave (R9, R11)."""
         for key, known in self._keys.items():
-            if replica in known.disks and key not in found:
-                broken("a durable row was lost", f"{_name(key)} at replica {replica}")
-        for key, image in found.items():
-            self.on_durable(replica, key, image)
+            given = known.promises.get(replica, Ballot(b""))
+            if given > max(restart_promise, known.disks.get(replica, EMPTY_IMAGE).promised):
+                broken("a promise was forgotten", f"{_name(key)} at replica {replica}: {ballot_text(given)}")
 
     @staticmethod
     def _check_kept(replica: int, key: bytes, before: Image, after: Image) -> None:

@@ -38,6 +38,7 @@ def witness(host: SimHost, oracle: Oracle) -> None:
     if not host.is_up:
         return
     table, replica = host.node._table, host.index
+    oracle.on_start(replica, host.node.ceilings.restart_promise)
     prepare, accept = table[m.PREPARE], table[m.ACCEPT]
 
     def on_prepare(link: Any, message: Any) -> None:
