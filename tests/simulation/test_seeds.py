@@ -6,7 +6,7 @@ import pytest
 from simulation.campaign import run_seed
 
 CHUNK = 25
-CHUNKS = 10
+CHUNKS = 16
 
 
 @pytest.mark.parametrize("start", range(0, CHUNKS * CHUNK, CHUNK))
