@@ -65,6 +65,8 @@ class Limits:
     hedge_max_s: float = number(0.1, 0.0001, 60, "seconds")
     commit_delay_s: float = number(0.02, 0, 10, "seconds")
     drain_timeout_s: float = number(10.0, 0, 600, "seconds")
+    repair_bytes_per_s: int = integer(16 * MIB, 64 * KIB, TIB, "bytes")
+    repair_operations_per_s: int = integer(6000, 10, 1 << 20)
 
     @cached_property
     def frame_bytes_max(self) -> int:

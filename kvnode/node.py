@@ -32,6 +32,7 @@ from kvnode.service.eventual import Eventual
 from kvnode.service.exchange import Exchanges, HomeLink
 from kvnode.service.inspection import Inspection
 from kvnode.service.membership import Identity, Membership
+from kvnode.service.pace import Pace
 from kvnode.service.placement import Placements
 from kvnode.service.reads import StrongReads
 from kvnode.service.registers import Registers
@@ -67,6 +68,7 @@ class Node:
         self.membership = Membership(config, identity, EPOCH, engine, is_new=is_new)
         self.placements = Placements(config, self.home)
         self.statistics = Statistics(runtime.clock)
+        self.pace = Pace(config.limits, runtime.clock, self.statistics)
         self.exchanges = Exchanges(len(config.nodes))
         self._build_replica(identity)
         self._build_coordinator(identity)
@@ -226,6 +228,7 @@ class Node:
         self.eventual.sweep(now_s)
         self.coordinator.sweep(now_s)
         self.inspection.sweep(now_s)
+        self.pace.sweep(now_s)
         self.eventual.clock_is_good = self._clock_is_good()
         self.runtime.timers.call_later(SWEEP_S, self._sweep)
 
@@ -353,6 +356,7 @@ class Node:
                 if index != self.home
             },
             "hints": 0,
+            "repair_budget": self.pace.facts(),
             "repairs": statistics.repairs,
             "superseded": self.replica.superseded,
             "incarnation": self.membership.own.incarnation,

@@ -46,6 +46,7 @@ class Statistics:
         """Called whenever no request is left in flight."""
         self._latencies_s: list[float] = []
         self._answered = 0
+        self._observed = 0
 
     def on_answer(self, kind: str, started_s: float) -> None:
         """Count an operation's answer; every few of them, time it."""
@@ -68,6 +69,18 @@ class Statistics:
     def answered(self) -> int:
         """Operations answered since start."""
         return self._answered
+
+    def recent_p99_ms(self) -> tuple[float, int]:
+        """Return p99 of the samples since the last call, and how many those are."""
+        newest, oldest = self._answered // _SAMPLE_EVERY, self._observed
+        self._observed = newest
+        held = self._latencies_s
+        count = min(newest - oldest, len(held))
+        if not count:
+            return 0.0, 0
+        is_ring = len(held) == _SAMPLES
+        recent = sorted([held[(newest - back) % _SAMPLES] for back in range(count)] if is_ring else held[-count:])
+        return recent[int(len(recent) * 0.99)] * 1e3, count
 
     def latency_ms(self) -> dict[str, float]:
         """Return p50 and p99 of the sampled latencies in milliseconds; zeros before the first."""
