@@ -11,7 +11,6 @@ same, within bounded virtual time, and what the clients saw is judged as a whole
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,7 +75,7 @@ def run(scenario: Scenario, on_event: OnEvent | None = None) -> Verdict:
     trial = Trial(scenario, on_event)
     problem = None
     try:
-        with problems(), _silence():
+        with problems():
             trial.go()
     except Violation as violation:
         problem = Problem(violation.check, str(violation))
@@ -108,17 +107,6 @@ def problems() -> Iterator[None]:
         raise Violation(f"an exception: {type(cause).__name__}", f"{defect}: {cause!r}") from defect
     except InvariantViolation as violation:
         raise Violation("an invariant", str(violation)) from violation
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Nodes log nothing: a run has a thousand lines that nobody reads."""
-    logger = logging.getLogger("kvnode")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def config_of(cluster: Cluster) -> Config:
