@@ -128,6 +128,8 @@ class RocksEngine:
                 f"there are no rows in {path}, where this node had stored some; a node that lost its disk must not come"
                 f" back under its old identity: {LEAVE_DOWN} (docs/protocol.md R44)"
             )
+        if not create and not any(path.glob("*.log")):
+            raise DamagedRow(f"there is no write-ahead log (*.log) in {path}, where there always is one")
         check_logs(path)
         try:
             options = _options(limits)
@@ -325,8 +327,10 @@ class RocksEngine:
             while self._jobs.get() is not None:
                 pass
         else:
-            with contextlib.suppress(Exception):  # every acknowledged row is synced already
+            try:
                 self._db.flush_wal(True)
+            except BaseException as error:  # rows of durability "os" were acknowledged: this is no clean end (R48)
+                self._report(self._groups.failed, error)
         self._db.close()
 
 

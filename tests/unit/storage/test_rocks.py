@@ -221,6 +221,13 @@ async def test_rows_that_should_be_there_and_are_not_are_refused(tmp_path: Path,
         reopened(tmp_path, create=False)
 
 
+async def test_a_database_without_its_log_is_refused(copy: Path, reopened: Any) -> None:
+    """R46: RocksDB begins a new log, and the rows of the old one are gone without a word."""
+    log_of(copy).unlink()
+    with pytest.raises(DamagedRow, match=r"there is no write-ahead log .*: leave it down"):
+        reopened(copy, create=False)
+
+
 async def test_a_database_that_is_open_is_refused(tmp_path: Path, reopened: Any) -> None:
     reopened(tmp_path)
     with pytest.raises(StorageError, match="another process has it open"):
@@ -285,6 +292,22 @@ async def test_a_failed_write_or_sync_is_fatal_and_acknowledges_nothing(
     await engine.close()
     assert engine.disk.calls == ["write"]
     assert engine.syncs == 1
+
+
+async def test_a_last_sync_that_fails_is_fatal_so_that_no_end_passes_for_clean(
+    tmp_path: Path, limits: Limits, key: Callable[..., bytes], image: Callable[..., Image]
+) -> None:
+    """R48: rows of durability "os" were acknowledged before any sync."""
+    loop = asyncio.get_running_loop()
+    fatal: list[BaseException] = []
+    engine = FailingEngine.open(tmp_path, limits, fatal.append, loop)
+    assert isinstance(engine, FailingEngine)
+    written = asyncio.Event()
+    engine.put(key(1), image(1), sync=False, then=written.set)
+    await written.wait()
+    engine.disk.fails = "flush_wal"
+    await engine.close()
+    assert [type(error) for error in fatal] == [StorageError]
 
 
 async def test_below_the_reserve_the_disk_counts_as_full_until_there_is_space_again(
