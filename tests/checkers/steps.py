@@ -5,7 +5,8 @@ Decides: how an answer becomes a step that must be explained, and how an unknown
 - A read, and a check that failed and showed what stood there, *observe* a value.  (A refusal may be given at one moment
   and show what stood there at another, both within the operation: seeing another value than the expected one implies
   the refusal, so one step is enough.)
-- A refused create that showed "absent" also *refutes* that: something stood there at another moment.
+- A refused create that showed "absent" also *refutes* that: something stood there at another moment.  So does a refusal
+  that showed the very version insisted on.
 - A write leaves its value; one with a check *swaps* one value for another; an increment whose answer was lost *adds*.
 - An expiry is a swap of the value for "absent" that may happen at any time after the write was asked for: histories do
   not say what the clocks of the nodes did.
@@ -127,13 +128,21 @@ def expiry(operation: Operation) -> Iterator[Step]:
 def _observed(operation: Operation) -> Iterator[Step]:
     call, by, saw = operation.call_ns, returned_ns(operation), operation.saw
     yield Step(Kind.OBSERVE, saw, saw, call, by, True)
-    if operation.f == "create" and saw is ABSENT:
-        yield Step(Kind.REFUTE, ABSENT, ABSENT, call, by, True)
+    if not operation.result and _shows_what_was_asked_for(operation):
+        yield Step(Kind.REFUTE, saw, saw, call, by, True)
+
+
+def _shows_what_was_asked_for(refused: Operation) -> bool:
+    if refused.f == "create":
+        return refused.saw is ABSENT
+    return refused.etag is not None and refused.saw_etag == refused.etag
 
 
 def _shown_by(history: KeyHistory) -> dict[Value, int]:
     """Return by when eventual reads have shown each value that one strong write only can have left."""
     shown: dict[Value, int] = {}
+    if history.has_lost_sums:  # then nobody knows who else may have left a number
+        return shown
     for operation in history.operations:
         value = operation.saw
         if (
