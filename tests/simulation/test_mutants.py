@@ -6,6 +6,8 @@ from __future__ import annotations
 import pytest
 from mutants.registry import MUTANTS, Mutant
 from simulation.campaign import campaign
+from simulation.run import run
+from simulation.swarm import Bias, draw
 
 pytestmark = pytest.mark.patches
 
@@ -14,6 +16,13 @@ pytestmark = pytest.mark.patches
 def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
     found = next((outcome for outcome in campaign(range(mutant.seeds), mutant=mutant.name) if outcome.problem), None)
     assert found is not None, f"{mutant.name} ({mutant.rule}) survived {mutant.seeds} seeds"
+
+
+@pytest.mark.parametrize("bias", {repr(mutant.bias): mutant.bias for mutant in MUTANTS}.values())
+def test_nothing_is_found_where_nothing_is_planted(bias: Bias) -> None:
+    """What finds the mistakes is not that their runs are harder."""
+    for seed in range(1000, 1002):
+        assert run(draw(seed, bias)).problem is None, f"seed {seed}"
 
 
 def test_every_mistake_has_a_name_of_its_own() -> None:
