@@ -54,6 +54,7 @@ async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -
     AddressError (address in use) and StorageError (the data directory cannot be used); nothing was served.
     """
     loop = asyncio.get_running_loop()
+    _warn_of_faults()
     runtime = real_runtime(int(os.environ.get(CLOCK_OFFSET_VARIABLE, "0")))
     config.node(node_id)
     open_engine = _engine_opener(node_id, runtime)
@@ -87,6 +88,13 @@ async def run(config: Config, node_id: str, *, accept_data_loss: bool = False) -
         directory.mark_clean()
     finally:
         directory.close()
+
+
+def _warn_of_faults() -> None:
+    """Say so if this node is meant to go wrong: the variable may have been left over from a test."""
+    for variable in (CLOCK_OFFSET_VARIABLE, FAULTS_VARIABLE):
+        if value := os.environ.get(variable):
+            _log.warning("%s=%s: this node goes wrong on purpose, for tests; unset it in production", variable, value)
 
 
 def _engine_opener(node_id: str, runtime: Runtime) -> Callable[..., Engine]:

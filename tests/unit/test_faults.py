@@ -12,7 +12,7 @@ import pytest
 
 from kvclient.errors import ConfigError
 from kvclient.wire.values import Ballot
-from kvnode import faults
+from kvnode import faults, process
 from kvnode.config import Limits
 from kvnode.core.record import EMPTY_IMAGE
 from kvnode.faults import HEALTHY, Faults, Follower
@@ -104,3 +104,13 @@ def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str) -
     path.write_text(text)
     with pytest.raises(ConfigError):
         faults.load(path)
+
+
+def test_a_node_that_goes_wrong_on_purpose_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A variable left over from a test must not go unnoticed in production."""
+    monkeypatch.setenv(process.FAULTS_VARIABLE, "/faults")
+    monkeypatch.delenv(process.CLOCK_OFFSET_VARIABLE, raising=False)
+    process._warn_of_faults()
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["KVNODE_FAULTS=/faults"]
