@@ -1,20 +1,18 @@
 """Runs one scenario to its verdict: what goes wrong goes wrong, then all is mended and the cluster must come to rest.
 
-Decides: the two phases, and what must hold after each.  Leaves to others: the world, the faults, the clients, and what
-their history must satisfy.
+Decides: the two phases, and that every call ends in the second.  Leaves to others: the world, the faults, the clients,
+what rest is (`rest`), and what the clients' history must satisfy (`checkers`).
 
 *Safety*: clients work while faults come and go; the oracle checks every row and every answer.  *Liveness*: all faults
-have ended.  Every call ends; each key is read once strongly and once from all its replicas; then the replicas show the
-same, within bounded virtual time, and what the clients saw is judged as a whole.
+have ended; every call ends, replicas come to agree, and what the clients saw is judged as a whole.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,24 +21,16 @@ from checkers.judge import judge
 from simulation.loop import SimDefect, SimStuck
 from simulation.nemesis import Nemesis, client_name
 from simulation.oracle import Oracle, Violation, broken
+from simulation.rest import POLL_S, Rest
 from simulation.scenario import Act, Cluster, Scenario
 from simulation.witness import witness
 from simulation.workload import Watch, Worker
-from simulation.world import SimHost, SimWorld
+from simulation.world import SimWorld
 
-import kvclient
-from kvclient.errors import KvError
-from kvclient.wire.values import body_version
 from kvnode.config import Config, Limits, NodeConfig, StoreConfig, local
-from kvnode.core.register import InvariantViolation, visible_body
-from kvnode.core.version import version_text
+from kvnode.core.register import InvariantViolation
 
 PARTITIONS: Final = 8
-READ_TIMEOUT_S: Final = 10.0
-"""Within which a read must succeed once all faults have ended."""
-REST_S: Final = 10.0
-"""Within which replicas must agree after the reads that repair them."""
-_POLL_S: Final = 0.25
 _STEPS_MAX: Final = 3_000_000
 
 OnEvent = Callable[..., None]
@@ -152,14 +142,12 @@ class Trial:
             name = client_name(number)
             self._tasks[name] = self.world.spawn(name, Worker(self.watch, name, acts).main)
         while self._working() and not faults.done():
-            await asyncio.wait([*self._working(), faults], timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*self._working(), faults], timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
         faults.cancel()
         self.world.tell("heal")
         await self.nemesis.heal()
         await self._clients_end()
-        await self._come_to_rest()
-        await asyncio.sleep(max([act.ttl_ms for acts in self.scenario.clients for act in acts], default=0) / 1000)
-        await self._spawned("judge", self._read_finally)
+        await Rest(self.scenario, self.watch, self.nemesis).come()
 
     def _working(self) -> list[asyncio.Task[None]]:
         """Return the clients that live and are not done; raises what one of them found."""
@@ -180,95 +168,6 @@ class Trial:
                 broken("a client never ends", f"{names} {bound_s:.0f} s after all faults have ended")
             await asyncio.wait(working, timeout=1.0)
 
-    async def _come_to_rest(self) -> None:
-        """Each key is read once strongly, and once from all its replicas, which repairs them: then they agree.
-
-        An eventual write stamped by a clock that was ahead is refused by the others until their time has come (R2); so
-        then it takes that much longer.
-        """
-        await self._spawned("reader", self._read_all)
-        differing = await self._disagreement()
-        if differing and (ahead_s := _clock_ahead_s(self.scenario)):
-            await asyncio.sleep(ahead_s)
-            await self._spawned("second reader", self._read_all)
-            differing = await self._disagreement()
-        if differing:
-            broken("replicas do not agree", differing)
-        for host in self.world.hosts:
-            if host.is_serving:
-                for register in host.node.registers._cache.values():
-                    register.invariants()
-
-    async def _disagreement(self) -> str:
-        """Wait until all replicas show the same of every key; return what still differs after `REST_S`."""
-        end_s = self.world.loop.now_s + REST_S
-        while (differing := self._differing()) and self.world.loop.now_s < end_s:
-            await asyncio.sleep(_POLL_S)
-        return differing
-
-    async def _spawned(self, name: str, client: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a client as a host of its own to its end."""
-        task = self.world.spawn(name, client)
-        await asyncio.wait((task,))
-        task.result()
-
-    async def _read_all(self) -> None:
-        async with kvclient.connect(self.world.addresses) as kv:
-            for key in self.scenario.keys:
-                await self._read_one(kv, key, "strong", lambda: 0)
-                await self._read_one(kv, key, "eventual", partial(self._live, key))
-
-    async def _read_one(
-        self, kv: kvclient.Kv, key: str, consistency: Any, r: Callable[[], int], *, is_final: bool = False
-    ) -> None:
-        """Read one key until it can be read, which must soon be so.
-
-        Not as soon where clocks were ahead: promises were given in their time, and acceptors that did not meet these
-        refuse ballots above them until their own time has come (R5).
-        """
-        recorder = self.watch.recorder
-        end_s = self.world.loop.now_s + READ_TIMEOUT_S + _clock_ahead_s(self.scenario)
-        while True:
-            index = recorder.invoke("reader", "read", key, mode=consistency, is_final=is_final)
-            try:
-                item = await kv.get(key, consistency=consistency, r=r() or None, timeout=READ_TIMEOUT_S)
-            except KvError as error:
-                recorder.fail(index, error.code)
-                if not error.retryable or self.world.loop.now_s > end_s:
-                    broken("no read after all faults have ended", f"{consistency} read of {key}, r={r()}: {error}")
-            else:
-                self.watch.check_shown(key, item, is_strong=consistency == "strong")
-                recorder.ok(index, self.watch.shown(item), item.etag if item else None)
-                return
-            await asyncio.sleep(_POLL_S)
-
-    # -- rest
-
-    async def _read_finally(self) -> None:
-        async with kvclient.connect(self.world.addresses) as kv:
-            for key in self.scenario.keys:
-                await self._read_one(kv, key, "strong", lambda: 0, is_final=True)
-                await self._read_one(kv, key, "eventual", lambda: 1, is_final=True)
-
-    def _live(self, key: str) -> int:
-        return len(self._live_owners(key))
-
-    def _live_owners(self, key: str) -> list[SimHost]:
-        owners = self.world.hosts[0].node.placements.of(b"default\0" + key.encode()).owners
-        return [self.world.hosts[index] for index in owners if self.world.hosts[index].is_serving]
-
-    def _differing(self) -> str:
-        """Return the keys of which live owners show different versions, for a person; empty if there are none."""
-        texts = []
-        for key in self.scenario.keys:
-            shown = {}
-            for host in self._live_owners(key):
-                body = visible_body(host.node.registers.get(self.watch.row_key(key)).shown)
-                shown[host.name] = version_text(body_version(body))
-            if len(set(shown.values())) > 1:
-                texts.append(f"{key}: {', '.join(f'{name} {version}' for name, version in shown.items())}")
-        return "; ".join(texts)
-
     def _judge(self) -> None:
         """Judge what clients saw."""
         for finding in judge(self.watch.recorder.operations).findings:
@@ -277,14 +176,3 @@ class Trial:
 
 def _longest_s(act: Act) -> float:
     return (act.timeout_ms / 1000 + 1.0) * (len(act.keys) + 9) + act.pause_ms / 1000
-
-
-def _clock_ahead_s(scenario: Scenario) -> float:
-    """Return how far ahead a clock may have been at the most."""
-    ahead_ms = max([0, *scenario.cluster.offsets_ms])
-    for fault in scenario.faults:
-        if fault.kind == "clock":
-            ahead_ms += max(0, int(fault.amount))
-        elif fault.kind == "drift":
-            ahead_ms += int(max(0.0, fault.amount) * fault.for_ms)
-    return ahead_ms / 1000

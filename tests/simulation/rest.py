@@ -1,0 +1,162 @@
+"""What must come once all faults have ended: every key can be read, replicas agree, and everybody shows the same.
+
+Decides: which reads repair replicas, how long they and the agreement may take, and what is compared in the end.  Leaves
+to others: ending the faults (`nemesis`) and judging the history (`checkers`).
+
+Healing without reads is not built (R32), so each key is read once strongly and once from all its replicas first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
+
+from simulation.nemesis import Nemesis
+from simulation.oracle import broken
+from simulation.scenario import Scenario
+from simulation.workload import Watch
+from simulation.world import SimHost
+
+import kvclient
+from kvclient.errors import KvError
+from kvclient.wire.values import body_version
+from kvnode.core.register import visible_body
+from kvnode.core.version import version_text
+
+READ_TIMEOUT_S: Final = 10.0
+"""Within which a read must succeed."""
+AGREEMENT_S: Final = 10.0
+"""Within which replicas must agree after the reads that repair them."""
+POLL_S: Final = 0.25
+
+Shown = str | int | None
+
+
+class Rest:
+    """The end of one run."""
+
+    def __init__(self, scenario: Scenario, watch: Watch, nemesis: Nemesis) -> None:
+        self._scenario, self._watch, self._nemesis = scenario, watch, nemesis
+        self._world = watch.world
+        self._ahead_s = clock_ahead_s(scenario)
+
+    async def come(self) -> None:
+        """Let the replicas be repaired, agree, and show the same to everybody.
+
+        An eventual write stamped by a clock that was ahead is refused by the others until their time has come (R2); so
+        then it takes that much longer.
+        """
+        await self._spawned("reader", self._read_all)
+        differing = await self._disagreement()
+        if differing and self._ahead_s:
+            await asyncio.sleep(self._ahead_s)
+            await self._spawned("second reader", self._read_all)
+            differing = await self._disagreement()
+        if differing:
+            broken("replicas do not agree", differing)
+        self._check_registers()
+        ttls_ms = [act.ttl_ms for acts in self._scenario.clients for act in acts]
+        await asyncio.sleep(max(ttls_ms, default=0) / 1000)
+        await self._spawned("judge", self._read_finally)
+
+    async def _spawned(self, name: str, client: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a client as a host of its own to its end."""
+        task = self._world.spawn(name, client)
+        await asyncio.wait((task,))
+        task.result()
+
+    # -- reads
+
+    async def _read_all(self) -> None:
+        async with kvclient.connect(self._world.addresses) as kv:
+            for key in self._scenario.keys:
+                await self._read(kv, key, "strong", lambda: 0)
+                await self._read(kv, key, "eventual", partial(self._live_count, key))
+
+    async def _read_finally(self) -> None:
+        async with kvclient.connect(self._world.addresses) as kv:
+            stands: dict[str, Shown] = {}
+            for key in self._scenario.keys:
+                stands[key] = await self._read(kv, key, "strong", lambda: 0, is_final=True)
+                await self._read(kv, key, "eventual", lambda: 1, is_final=True)
+            await self._check_scan(kv, stands)
+
+    async def _read(
+        self, kv: kvclient.Kv, key: str, consistency: Any, r: Callable[[], int], *, is_final: bool = False
+    ) -> Shown:
+        """Read one key until it can be read, which must soon be so.
+
+        Not as soon where clocks were ahead: promises were given in their time, and acceptors that did not meet these
+        refuse ballots above them until their own time has come (R5).
+        """
+        recorder = self._watch.recorder
+        end_s = self._world.loop.now_s + READ_TIMEOUT_S + self._ahead_s
+        while True:
+            index = recorder.invoke("reader", "read", key, mode=consistency, is_final=is_final)
+            try:
+                item = await kv.get(key, consistency=consistency, r=r() or None, timeout=READ_TIMEOUT_S)
+            except KvError as error:
+                recorder.fail(index, error.code)
+                if not error.retryable or self._world.loop.now_s > end_s:
+                    broken("no read after all faults have ended", f"{consistency} read of {key}, r={r()}: {error}")
+            else:
+                self._watch.check_shown(key, item, is_strong=consistency == "strong")
+                shown = self._watch.shown(item)
+                recorder.ok(index, shown, item.etag if item else None)
+                return shown
+            await asyncio.sleep(POLL_S)
+
+    async def _check_scan(self, kv: kvclient.Kv, stands: dict[str, Shown]) -> None:
+        """A scan shows what single reads show; what may expire in between is left out."""
+        scanned = {item.key: self._watch.shown(item) async for item in kv.scan("")}
+        for key, shown in stands.items():
+            if not key.startswith("t") and scanned.get(key) != shown:
+                broken("a scan shows something else", f"{key}: {scanned.get(key)!r}, and a read {shown!r}")
+
+    # -- agreement
+
+    async def _disagreement(self) -> str:
+        """Wait until all replicas show the same of every key; return what still differs after `AGREEMENT_S`."""
+        end_s = self._world.loop.now_s + AGREEMENT_S
+        while (differing := self._differing()) and self._world.loop.now_s < end_s:
+            await asyncio.sleep(POLL_S)
+        return differing
+
+    def _differing(self) -> str:
+        """Return the keys of which owners show different versions, for a person; empty if there are none."""
+        texts = []
+        for key in self._scenario.keys:
+            shown = {}
+            for host in self._live_owners(key):
+                if host.index not in self._nemesis.damaged:  # it dies of its damage when it looks
+                    body = visible_body(host.node.registers.get(self._watch.row_key(key)).shown)
+                    shown[host.name] = version_text(body_version(body))
+            if len(set(shown.values())) > 1:
+                texts.append(f"{key}: {', '.join(f'{name} {version}' for name, version in shown.items())}")
+        return "; ".join(texts)
+
+    def _live_owners(self, key: str) -> list[SimHost]:
+        owners = self._world.hosts[0].node.placements.of(b"default\0" + key.encode()).owners
+        return [self._world.hosts[index] for index in owners if self._world.hosts[index].is_serving]
+
+    def _live_count(self, key: str) -> int:
+        return len(self._live_owners(key))
+
+    def _check_registers(self) -> None:
+        for host in self._world.hosts:
+            if host.is_serving:
+                for register in host.node.registers._cache.values():
+                    register.invariants()
+
+
+def clock_ahead_s(scenario: Scenario) -> float:
+    """Return how far ahead a clock may have been at the most."""
+    ahead_ms = max([0, *scenario.cluster.offsets_ms])
+    for fault in scenario.faults:
+        if fault.kind == "clock":
+            ahead_ms += max(0, int(fault.amount))
+        elif fault.kind == "drift":
+            ahead_ms += int(max(0.0, fault.amount) * fault.for_ms)
+    return ahead_ms / 1000
