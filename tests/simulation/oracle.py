@@ -20,7 +20,7 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
-from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, NO_SBALLOT, Ballot, Version
+from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, NO_SBALLOT, VERSION_BYTES, Ballot, Version
 from kvnode.core.record import EMPTY_IMAGE, Entry, Image, Record
 from kvnode.core.version import ballot_ms, ballot_text, version_sballot, version_text
 
@@ -80,6 +80,8 @@ class _Key:
     """Sballots of these versions."""
     entries: dict[Version, Entry] = field(default_factory=dict)
     """Every overlay entry that was ever durable anywhere."""
+    sent: set[bytes] = field(default_factory=set)
+    """Stamp and node of every entry that reached a replica."""
     written: dict[bytes, Version] = field(default_factory=dict)
     """The version of each content that was written without consensus; clients write each once."""
     disks: dict[int, Image] = field(default_factory=dict)
@@ -220,6 +222,11 @@ class Oracle:
         if self._stamps.setdefault(version[BALLOT_BYTES:], (key, entry)) != (key, entry):
             broken("a stamp was issued twice", f"{_name(key)}: {version_text(version)}")
 
+    def on_entry(self, key: bytes, entry: Entry) -> None:
+        """Take an eventual write that reaches a replica.  It may be folded though no disk ever holds it: a later one of
+        the same group replaces it."""
+        self._keys.setdefault(key, _Key()).sent.add(entry[1 + BALLOT_BYTES : 1 + VERSION_BYTES])
+
     def on_promised(self, replica: int, key: bytes, ballot: Ballot) -> None:
         """Take a promise that leaves a replica: it binds it for ever, whatever it forgets (R9)."""
         known = self._keys.setdefault(key, _Key())
@@ -266,7 +273,7 @@ class Oracle:
         known = self._keys.get(key, _Key())
         if version in known.changes or (not is_strong and version in known.entries):
             return
-        is_folded = version[BALLOT_BYTES:] in self._stamps and any(change > version for change in known.changes)
+        is_folded = version[BALLOT_BYTES:] in known.sent and any(change > version for change in known.changes)
         if is_strong and is_folded:
             return
         broken(

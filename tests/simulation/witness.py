@@ -1,4 +1,5 @@
-"""Tells the oracle of every promise and acknowledgement that leaves an acceptor (R9-R11): disks do not show them all.
+"""Tells the oracle of every promise and acknowledgement that leaves an acceptor (R9-R11), and of every eventual write
+that reaches one: disks do not show them all.
 
 Decides: nothing; it stands between a node's dispatch and its replica, and passes everything on.
 """
@@ -39,7 +40,7 @@ def witness(host: SimHost, oracle: Oracle) -> None:
         return
     table, replica = host.node._table, host.index
     oracle.on_start(replica, host.node.ceilings.restart_promise)
-    prepare, accept = table[m.PREPARE], table[m.ACCEPT]
+    prepare, accept, store = table[m.PREPARE], table[m.ACCEPT], table[m.ENTRY]
 
     def on_prepare(link: Any, message: Any) -> None:
         key, ballot = message[3], message[4]
@@ -54,4 +55,8 @@ def witness(host: SimHost, oracle: Oracle) -> None:
 
         accept(_WitnessedLink(link, m.ACCEPTED, on_yes), message)
 
-    table[m.PREPARE], table[m.ACCEPT] = on_prepare, on_accept
+    def on_entry(link: Any, message: Any) -> None:
+        oracle.on_entry(message[3], message[4])
+        store(link, message)
+
+    table[m.PREPARE], table[m.ACCEPT], table[m.ENTRY] = on_prepare, on_accept, on_entry
