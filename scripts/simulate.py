@@ -241,6 +241,8 @@ def show(verdict: Verdict) -> None:
         console.print("[bold green]all held[/]")
     else:
         console.print(f"[bold red]{escape(verdict.problem.text)}[/]")
+        for line in verdict.problem.evidence:
+            console.print(f"  {escape(line)}", soft_wrap=True)
 
 
 def _call(f: str, keys: Iterable[str], is_strong: bool) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
@@ -30,16 +31,18 @@ _KEEP_AFTER_DEADLINE_MS: Final = 60_000
 
 
 class Violation(AssertionError):
-    """Something that must not be.  `check` names what was broken, the same for the same mistake; the text says how."""
+    """Something that must not be.  `check` names what was broken, the same for the same mistake; the text says how, and
+    `evidence` shows it, line by line, where a sentence cannot."""
 
-    def __init__(self, check: str, text: str) -> None:
+    def __init__(self, check: str, text: str, evidence: Iterable[str] = ()) -> None:
         super().__init__(f"{check}: {text}")
         self.check = check
+        self.evidence = tuple(evidence)
 
 
-def broken(check: str, text: str) -> NoReturn:
+def broken(check: str, text: str, evidence: Iterable[str] = ()) -> NoReturn:
     """Raise a Violation."""
-    raise Violation(check, text)
+    raise Violation(check, text, evidence)
 
 
 class Outcome(NamedTuple):

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from checkers.history import Operation
 from checkers.judge import judge
-from simulation.loop import SimDefect, SimStuck
+from checkers.operation import describe
+from simulation.loop import EPOCH_S, SimDefect, SimStuck
 from simulation.nemesis import Nemesis, client_name
 from simulation.oracle import Oracle, Violation, broken
 from simulation.rest import POLL_S, Rest
@@ -42,6 +43,7 @@ class Problem:
 
     check: str
     text: str
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def run(scenario: Scenario, on_event: OnEvent | None = None) -> Verdict:
         with problems():
             trial.go()
     except Violation as violation:
-        problem = Problem(violation.check, str(violation))
+        problem = Problem(violation.check, str(violation), violation.evidence)
     verdict = Verdict(
         scenario,
         problem,
@@ -171,7 +173,14 @@ class Trial:
     def _judge(self) -> None:
         """Judge what clients saw."""
         for finding in judge(self.watch.recorder.operations).findings:
-            broken(finding.checker, f"{finding.key}: {finding.message}")
+            broken(finding.checker, f"{finding.key}: {finding.message}", map(_line, finding.evidence))
+
+
+def _line(operation: Operation) -> str:
+    """Return an operation as a line of evidence: when, who, what."""
+    asked_ms = operation.call_ns / 1e6 - EPOCH_S * 1000
+    until = "?" if operation.return_ns is None else f"{operation.return_ns / 1e6 - EPOCH_S * 1000:.3f}"
+    return f"{asked_ms:.3f} to {until} ms  process {operation.process}: {describe(operation)}"
 
 
 def _longest_s(act: Act) -> float:
