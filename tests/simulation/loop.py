@@ -206,19 +206,24 @@ class SimLoop(asyncio.AbstractEventLoop):
         task.add_done_callback(self._finish, context=self.kernel.context)
         with self._running():
             self._turn()
-        self._look_for_lost_exceptions()
+        for each in self.lives:
+            self._look_for_lost_exceptions(each)
         if self.failure is not None:
             raise self.failure
         return task.result()
 
-    def _look_for_lost_exceptions(self) -> None:
+    def before_kill(self, life: Life) -> None:
+        """See what a life that is about to be killed would take with it: exceptions that nobody is about to ask for."""
+        if not life.ready:
+            self._look_for_lost_exceptions(life)
+
+    def _look_for_lost_exceptions(self, life: Life) -> None:
         """Take tasks for failed whose exception nobody has asked for: they are not collected before the end."""
-        for life in self.lives:
-            for task in () if life.is_dead else life.tasks:
-                if task.get_name() != "main" and task.done() and task._log_traceback:
-                    error = task.exception()
-                    assert error is not None
-                    self._on_exception(life, error)
+        for task in () if life.is_dead else life.tasks:
+            if task.get_name() != "main" and task.done() and task._log_traceback:
+                error = task.exception()
+                assert error is not None
+                self._on_exception(life, error)
 
     def _finish(self, _: object) -> None:
         self._is_over = True

@@ -31,6 +31,24 @@ def test_a_failed_write_ends_the_node_and_loses_nothing() -> None:
     run(world, main())
 
 
+def test_a_crash_does_not_hide_what_a_task_had_died_of() -> None:
+    world = world_of()
+
+    async def die() -> None:
+        raise TypeError("a bug in the background")
+
+    async def main() -> None:
+        await world.serving()
+        life = world.hosts[0].life
+        assert life is not None
+        world.loop.start_task(life, die())
+        await asyncio.sleep(1)
+        world.crash(0)
+
+    with pytest.raises(SimDefect, match="a bug in the background"):
+        run(world, main())
+
+
 def test_a_flipped_bit_keeps_a_node_out() -> None:
     """R46, R47."""
     world = world_of()

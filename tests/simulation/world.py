@@ -193,6 +193,8 @@ class SimHost:
     def kill(self, keep_unsynced: int | None, *, silently: bool) -> None:
         """End the process where it stands."""
         if self.life is not None:
+            self.world.loop.before_kill(self.life)
+        if self.life is not None:  # else it has ended of what was found
             is_volatile = any(store.durability == "os" for store in self.world.config.stores.values())
             self.has_lost |= self.engine.cut(keep_unsynced) and is_volatile
             self._end(self.life, silently=silently)
@@ -367,5 +369,6 @@ class SimWorld:
     def kill_client(self, name: str) -> None:
         """Kill a client where it stands; its task will never be done."""
         life = self.clients.pop(name)
+        self.loop.before_kill(life)
         self.loop.kill(life)
         self.network.on_death(life, silently=False)
