@@ -18,7 +18,7 @@ from checkers.operation import Operation
 from scripts.havoc.cluster import Cluster, Death
 from scripts.havoc.nemeses import Attack, Nemesis
 from scripts.havoc.schedule import Plan
-from scripts.havoc.workload import Load
+from scripts.havoc.workload import Load, Unread
 
 Say = Callable[[str], None]
 
@@ -54,7 +54,7 @@ class Course:
     windows: list[Window] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
     """Nodes that did not come back, and nemeses that could not do their work."""
 

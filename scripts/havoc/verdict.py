@@ -7,7 +7,8 @@ judged is none, but it is said.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from checkers.judge import judge
@@ -15,6 +16,7 @@ from checkers.operation import Operation
 from checkers.report import Finding
 
 from scripts.havoc.run import Course
+from scripts.havoc.workload import Unread
 
 
 class Violation(NamedTuple):
@@ -63,16 +65,31 @@ def of(course: Course) -> Verdict:
     """Judge a run."""
     deaths = [Violation(death.node, death.words) for death in course.deaths]
     troubles = [Violation("cluster", words) for words in course.troubles]
-    unread = [Violation("cluster", words) for words in course.unread]
     nodes = f"{course.nodes} nodes"
     return Verdict(
         [
             *_of_history(course.operations),
             _of_cluster("no death", "No node ends by itself, unless its own disk fails it.", nodes, deaths),
             _of_cluster("recovery", "Every node serves again when its fault has ended.", nodes, troubles),
-            _of_cluster("liveness", "At rest every key can be read from every node, in every way.", nodes, unread),
+            _of_cluster(
+                "liveness",
+                "At rest every key can be read from every node, in every way.",
+                nodes,
+                _unread(course.unread),
+            ),
         ]
     )
+
+
+def _unread(reads: Iterable[Unread]) -> list[Violation]:
+    """Return one violation for all reads that failed alike."""
+    alike: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for key, mode, node, error in reads:
+        alike[mode, node, error].append(key)
+    return [
+        Violation(node or "any node", f"{len(keys)} {mode} reads failed ({', '.join(keys[:3])}, ...): {error}")
+        for (mode, node, error), keys in alike.items()
+    ]
 
 
 def _of_history(operations: Sequence[Operation]) -> list[Judgement]:

@@ -12,6 +12,7 @@ from scripts.havoc import report, schedule, verdict
 from scripts.havoc.cluster import Death
 from scripts.havoc.measure import SECOND_NS
 from scripts.havoc.run import Course, Window
+from scripts.havoc.workload import Unread
 
 VOID = {"meta"}
 
@@ -76,7 +77,20 @@ def test_a_lost_write_is_a_violation_and_its_operations_are_shown(course: Course
     assert 'class="banner bad"' in page
 
 
-@pytest.mark.parametrize("where", ["deaths", "unread", "troubles"])
-def test_what_must_not_happen_besides_is_a_violation_too(course: Course, where: str) -> None:
-    getattr(course, where).append(Death("n1", "exited with code 1") if where == "deaths" else "n1 does not serve")
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("deaths", Death("n1", "exited with code 1")),
+        ("troubles", "n1 does not serve"),
+        ("unread", Unread("k", "strong", "n1", "n1 did not answer in time")),
+    ],
+)
+def test_what_must_not_happen_besides_is_a_violation_too(course: Course, where: str, what: object) -> None:
+    getattr(course, where).append(what)
     assert len(verdict.of(course).violations) == 1
+
+
+def test_reads_that_fail_alike_are_one_violation(course: Course) -> None:
+    course.unread = [Unread(f"k{number}", "strong", "n1", "late") for number in range(100)]
+    (words,) = verdict.of(course).violations
+    assert words == "liveness: n1: 100 strong reads failed (k0, k1, k2, ...): late"
