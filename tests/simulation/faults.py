@@ -239,7 +239,7 @@ KINDS: Final[dict[str, Kind]] = {
     "bit flip": Kind("a bit of a row of `nodes` flips at rest (the `amount`-th part of them)", _one(0.0, 0.5, 0.99)),
     "clock": Kind(
         "the clocks of `nodes` jump by `amount` ms, and back",
-        _one(60, -60, 400, -400, 3000, -3000, 120_000, -120_000),
+        _one(60, -60, 400, -400, 3000, -3000, 70_000, -70_000),
         _wrong_clock,
     ),
     "drift": Kind("the clocks of `nodes` run wrong by the part `amount`", _one(0.2, -0.2, 3.0, -0.9), _drift),
