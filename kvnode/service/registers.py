@@ -8,8 +8,7 @@ loaded or last passed), never while it has rows on their way to disk.  What leav
   `_UNWRITTEN_MAX` on, oldest first and many at a time, so that it is writers who pay for them and not whoever reads
   next; a key that is written again before that never needs it, for its next row carries the commit;
 - a promise that no row carries is folded into `promise_base` of its partition, which every row loaded later starts
-from;
-  promising more than was asked can only refuse (R11).
+  from; promising more than was asked can only refuse (R11).
 """
 
 from __future__ import annotations
@@ -88,12 +87,13 @@ class Registers:
         A record that this replica did not hold is written, unsynced: scans go over rows, and a repair should last.
         """
         register = self.get(key)
+        was_held = register.image.accepted_ballot == ballot
         verdict = register.commit(ballot, record)
         if verdict is Verdict.DONE:
             if not register.is_dirty:
                 register.is_dirty = True
                 self._dirty[key] = register
-            if register.image.committed is record:
+            if not was_held:
                 self._write(register)
             elif len(self._dirty) > _UNWRITTEN_MAX:
                 self._write_oldest(_WRITTEN_TOGETHER)

@@ -199,6 +199,17 @@ def test_a_commit_that_its_keys_next_row_carries_is_not_written_again() -> None:
     assert [register.pins for register in registers._cache.values()] == [0, 1, 0]
 
 
+def test_a_commit_that_comes_with_the_record_held_here_already_is_not_written() -> None:
+    """R20: a read that proves a proposal to be chosen commits it here with its own record."""
+    registers, _, _ = committed_in_memory(1)
+    register = registers.get(row_key(0))
+    ballot, following = (Ballot(ballot_make(stamp << 16, 9, 1, stamp)) for stamp in (3, 4))
+    assert register.accept(ballot, register.image.committed, NO_VERSION, following) is Verdict.DONE
+    assert registers.commit(row_key(0), ballot, register.image.accepted)[1] is Verdict.DONE
+    assert register.is_dirty
+    assert not register.pins
+
+
 def test_flush_writes_every_commit_that_only_memory_has() -> None:
     registers, engine, turns = committed_in_memory(500)
     registers.flush()
