@@ -33,6 +33,7 @@ class Outcome:
     steps: int
     virtual_s: float
     elapsed_s: float
+    unjudged: int = 0
 
 
 @contextmanager
@@ -67,6 +68,7 @@ def run_seed(seed: int, mutant: str = "") -> Outcome:
         verdict.steps,
         verdict.virtual_s,
         time.perf_counter() - started_s,
+        verdict.unjudged,
     )
 
 

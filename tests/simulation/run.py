@@ -56,6 +56,8 @@ class Verdict:
     steps: int
     virtual_s: float
     history: list[Operation] = field(repr=False)
+    unjudged: int = 0
+    """Keys whose history was too hard for a checker: neither good nor bad."""
 
     def count(self, status: str) -> int:
         """Return how many operations ended so: ok, fail, info."""
@@ -78,6 +80,7 @@ def run(scenario: Scenario, on_event: OnEvent | None = None) -> Verdict:
         trial.world.loop.steps,
         trial.world.now_ms / 1000,
         trial.watch.recorder.operations,
+        trial.unjudged,
     )
     trial.world.close()
     return verdict
@@ -127,6 +130,7 @@ class Trial:
             self.world.watch(on_durable=self.oracle.on_durable, on_written=self.oracle.on_written)
         self.watch = Watch(self.world, self.oracle, scenario.value_bytes)
         self.nemesis = Nemesis(self.world, scenario, lambda host: witness(host, self.oracle))
+        self.unjudged = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def go(self) -> None:
@@ -172,7 +176,9 @@ class Trial:
 
     def _judge(self) -> None:
         """Judge what clients saw."""
-        for finding in judge(self.watch.recorder.operations).findings:
+        report = judge(self.watch.recorder.operations)
+        self.unjudged = len(report.unknown)
+        for finding in report.findings:
             broken(finding.checker, f"{finding.key}: {finding.message}", map(_line, finding.evidence))
 
 
