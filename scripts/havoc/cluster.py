@@ -46,6 +46,8 @@ class Cluster:
         self.names = [node.id for node in config.nodes]
         self.small_disk = small_disk
         """The disk of the first node, if it could be given one of its own."""
+        self.were_ahead: set[str] = set()
+        """Nodes whose clock has been further ahead than tolerated: they refuse what needs a later time than theirs."""
         self._faults = faults
         self._excuses: list[Death] = []
 
@@ -115,6 +117,8 @@ class Cluster:
 
     def fault(self, name: str, **facts: Any) -> None:
         """Make a node's clock or disk go wrong in exactly this way; without facts it is healthy."""
+        if facts.get("clock_offset_ms", 0) > self.config.limits.max_offset_ms:
+            self.were_ahead.add(name)
         statefile.write_atomically(self._faults / f"{name}.json", json.dumps(facts))
 
     # -- afterwards

@@ -257,19 +257,29 @@ async def resets(attack: Attack) -> None:
 # -- clocks
 
 
-@nemesis(CLOCK_FREE, "clock")
-async def clock_jump(attack: Attack) -> None:
-    """Let the clock of one node jump, forth and back, by up to five minutes."""
+async def _jumps(attack: Attack, offsets_ms: list[int]) -> None:
     victim = attack.victim()
     try:
         for _ in range(4):
-            offset_ms = attack.rng.choice([-1, 1]) * attack.rng.choice([200, 450, 5_000, 300_000])
+            offset_ms = attack.rng.choice(offsets_ms)
             attack.say(f"the clock of {victim} is off by {offset_ms / 1000:+g} s")
             attack.cluster.fault(victim, clock_offset_ms=offset_ms)
             await attack.wait(0.2)
     finally:
         attack.cluster.fault(victim)
         attack.say(f"the clock of {victim} is right")
+
+
+@nemesis(CLOCK_FREE, "clock")
+async def clock_jump(attack: Attack) -> None:
+    """Let the clock of one node jump: back by up to five minutes, or ahead by as much as nodes tolerate."""
+    await _jumps(attack, [-300_000, -5_000, -450, -200, 200, 450])
+
+
+@nemesis(CLOCK_FREE + " It costs nobody but the node itself, and leaves nothing behind.", "clock")
+async def clock_ahead(attack: Attack) -> None:
+    """Let the clock of one node jump ahead, by up to five minutes, and be set right again."""
+    await _jumps(attack, [5_000, 60_000, 300_000])
 
 
 @nemesis(CLOCK_FREE, "clock")

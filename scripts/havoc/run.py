@@ -68,8 +68,9 @@ async def run(cluster: Cluster, course: Course, recorder: Recorder, clients: int
         group.create_task(load.run(clients))
         await asyncio.sleep(course.plan.calm_s)
         for nemeses in course.plan.windows:
-            await _window(cluster, course, nemeses, random.Random(rng.getrandbits(64)), say)
-            await asyncio.sleep(course.plan.mend_s)
+            window = await _window(cluster, course, nemeses, random.Random(rng.getrandbits(64)), say)
+            left_s = course.plan.window_s - (window.end_ns - window.begin_ns) / 1e9
+            await asyncio.sleep(course.plan.mend_s + max(0.0, left_s))
         course.rest_ns = time.monotonic_ns()
         say("everything is mended; the cluster comes to rest")
         await asyncio.sleep(course.plan.quiesce_s)
@@ -82,7 +83,9 @@ async def run(cluster: Cluster, course: Course, recorder: Recorder, clients: int
     course.deaths = cluster.deaths()
 
 
-async def _window(cluster: Cluster, course: Course, nemeses: tuple[Nemesis, ...], rng: random.Random, say: Say) -> None:
+async def _window(
+    cluster: Cluster, course: Course, nemeses: tuple[Nemesis, ...], rng: random.Random, say: Say
+) -> Window:
     """Let nemeses run together, then mend whatever is still broken."""
     window = Window(nemeses, time.monotonic_ns())
     course.windows.append(window)
@@ -106,3 +109,4 @@ async def _window(cluster: Cluster, course: Course, nemeses: tuple[Nemesis, ...]
         note(f"not everything could be mended: {error}")
         course.troubles.append(f"{window.name}: not everything could be mended: {error}")
     window.end_ns = time.monotonic_ns()
+    return window

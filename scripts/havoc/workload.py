@@ -24,7 +24,7 @@ from checkers.history import Recorder
 from checkers.operation import Function, Mode
 
 import kvclient
-from kvclient import Item, Kv, KvError
+from kvclient import ClockSkew, Item, Kv, KvError
 from kvclient.addresses import seeds_of
 from kvclient.cluster import Cluster as Links
 from kvclient.errors import EtagMismatch, OutcomeUnknown
@@ -39,6 +39,8 @@ SETTLE_TIMEOUT_S: Final = 2.0
 PAUSE_S: Final = 0.05
 KEYS_PER_KIND: Final = 4
 FINAL_TIMEOUT_S: Final = 5.0
+REPAIR_S: Final = 1.0
+"""Repairs that reads have set off are on their way for so long."""
 FINAL_READS_IN_FLIGHT: Final = 16
 OPERATIONS_MAX: Final = 250
 UNKNOWN_MAX: Final = 6
@@ -320,6 +322,7 @@ class Load:
         keys = list(self.keys.names)
         async with await self._connected("") as kv:
             await self._read_all(kv, keys, "", [("strong", None), ("eventual", self.cluster.replicas)])
+        await asyncio.sleep(REPAIR_S)
         failed = {unread.key for unread in self.unread}
         for name in self.cluster.names:
             async with await self._connected(name) as kv:
@@ -336,6 +339,10 @@ class Load:
                     index = self.recorder.invoke(client, "read", key, mode=mode, node=node, is_final=bool(node))
                     try:
                         item = await kv.get(key, consistency=mode, r=r, timeout=FINAL_TIMEOUT_S)
+                    except ClockSkew as error:
+                        self.recorder.fail(index, str(error))
+                        if node not in self.cluster.were_ahead:  # else R3 and R5 let it refuse until that time has come
+                            self.unread.append(Unread(key, mode, node, str(error)))
                     except KvError as error:
                         self.recorder.fail(index, str(error))
                         self.unread.append(Unread(key, mode, node, str(error)))
