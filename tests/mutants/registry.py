@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pytest
-from mutants import durability, outcomes, overlay, retries, rounds
+from mutants import durability, outcomes, overlay, recovery, retries, rounds
 from simulation.swarm import NO_BIAS, Bias
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -58,6 +58,7 @@ FLICKER: Final = "a value is shown, and then never was"
 REVIVED: Final = "a dead proposal comes back"
 LIED: Final = "what was called not applied takes effect"
 BEATEN: Final = "a write loses to one that its client had seen"
+REFUSED: Final = "a node takes no writes although nothing is wrong"
 BASELESS: Final = "an entry rests on what was never chosen"
 
 NO_CACHE: Final[dict[str, float]] = {"cached_promises_max": 0}
@@ -207,6 +208,8 @@ MUTANTS: Final = (
             fault_count=24,
         ),
     ),
+    Mutant(recovery.a_clock_is_wrong_for_ever, "R4", REFUSED, bias=replace(MIXED, faults=("clock",), fault_count=4)),
+    Mutant(recovery.a_disk_is_clogged_for_ever, "R29", REFUSED, bias=Bias(faults=("full disk",), fault_count=1)),
 )
 """Those that the simulator must catch."""
 

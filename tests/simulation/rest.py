@@ -1,9 +1,11 @@
-"""What must come once all faults have ended: every key can be read, replicas agree, and everybody shows the same.
+"""What must come once all faults have ended: every key can be read, replicas agree, everybody shows the same, and every
+node takes writes.
 
-Decides: which reads repair replicas, how long they and the agreement may take, and what is compared in the end.  Leaves
-to others: ending the faults (`nemesis`) and judging the history (`checkers`).
+Decides: which reads repair replicas, how long they and the agreement may take, what is compared in the end, and what is
+written then.  Leaves to others: ending the faults (`nemesis`) and judging the history (`checkers`).
 
-Healing without reads is not built (R32), so each key is read once strongly and once from all its replicas first.
+Healing without reads is not built (R32), so each key is read once strongly and once from all its replicas first.  The
+writes come last and are no part of the history, lest they hide what was lost.
 """
 
 from __future__ import annotations
@@ -27,9 +29,12 @@ from kvnode.core.version import version_text
 
 READ_TIMEOUT_S: Final = 10.0
 """Within which a read must succeed."""
+WRITE_TIMEOUT_S: Final = 2.0
+"""How long one attempt to write may take; one must succeed within `READ_TIMEOUT_S`."""
 AGREEMENT_S: Final = 10.0
 """Within which replicas must agree after the reads that repair them."""
 POLL_S: Final = 0.25
+POLL_S_MAX: Final = 2.0
 
 Shown = str | int | None
 
@@ -43,7 +48,7 @@ class Rest:
         self._ahead_s = clock_ahead_s(scenario)
 
     async def come(self) -> None:
-        """Let the replicas be repaired, agree, and show the same to everybody.
+        """Let the replicas be repaired, agree, show the same to everybody, and take writes.
 
         An eventual write stamped by a clock that was ahead is refused by the others until their time has come (R2); so
         then it takes that much longer.
@@ -60,6 +65,7 @@ class Rest:
         ttls_ms = [act.ttl_ms for acts in self._scenario.clients for act in acts]
         await asyncio.sleep(max(ttls_ms, default=0) / 1000)
         await self._spawned("judge", self._read_finally)
+        await self._write_everywhere()
 
     async def _spawned(self, name: str, client: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a client as a host of its own to its end."""
@@ -115,6 +121,50 @@ class Rest:
             if not key.startswith("t") and scanned.get(key) != shown:
                 broken("a scan shows something else", f"{key}: {scanned.get(key)!r}, and a read {shown!r}")
 
+    # -- writes
+
+    async def _write_everywhere(self) -> None:
+        """Every node takes writes from a client that reaches no other, of a new key and of keys of the run."""
+        hosts, keys = self._world.hosts, self._scenario.keys
+        for host in hosts:
+            if host.is_serving:
+                some = (f"w{host.index}", *keys[host.index :: len(hosts)])
+                await self._spawned(_writer_at(host), partial(self._write_at, host, some))
+            elif host.index not in self._nemesis.damaged:
+                broken("a node does not serve after all faults have ended", f"{host.name}: {host.death}")
+
+    async def _write_at(self, host: SimHost, keys: tuple[str, ...]) -> None:
+        for other in self._world.hosts:
+            self._world.network.wire(_writer_at(host), other.name).is_refused = other is not host
+        async with kvclient.connect(self._world.addresses) as kv:
+            for key in keys:
+                if self._scenario.cluster.mix == "allow":
+                    await self._write(kv, host, key, is_strong=False)
+                await self._write(kv, host, key, is_strong=True)
+
+    async def _write(self, kv: kvclient.Kv, host: SimHost, key: str, *, is_strong: bool) -> None:
+        """Write one key until it can be written, which must be so as soon as it can be read (see `_read`).
+
+        An eventual write goes to all its replicas: else nobody would notice one that takes none.  A node dies of damage
+        that it finds now.
+        """
+        consistency: Any = "strong" if is_strong else "eventual"
+        end_s, poll_s = self._world.loop.now_s + READ_TIMEOUT_S + self._ahead_s, POLL_S
+        while host.is_serving:
+            value = f"{host.name} at {self._world.loop.now_s}".encode()  # each is written once, as the oracle insists
+            w = None if is_strong else self._live_count(key)
+            try:
+                item = await kv.put(key, value, consistency=consistency, w=w, timeout=WRITE_TIMEOUT_S)
+            except KvError as error:
+                if self._world.loop.now_s > end_s:
+                    text = f"{consistency} write of {key} at {host.name}, w={w}: {error}"
+                    broken("no write after all faults have ended", text)
+            else:
+                self._watch.check_acknowledged(key, item, 0 if is_strong else w or 1)
+                return
+            await asyncio.sleep(poll_s)
+            poll_s = min(2 * poll_s, POLL_S_MAX)
+
     # -- agreement
 
     async def _disagreement(self) -> str:
@@ -149,6 +199,10 @@ class Rest:
             if host.is_serving:
                 for register in host.node.registers._cache.values():
                     register.invariants()
+
+
+def _writer_at(host: SimHost) -> str:
+    return f"writer at {host.name}"
 
 
 def clock_ahead_s(scenario: Scenario) -> float:

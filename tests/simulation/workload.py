@@ -63,10 +63,14 @@ class Watch:
 
     def check_written(self, act: Act, key: str, item: kvclient.Item) -> None:
         """Ask the oracle whether a write may have been acknowledged."""
-        if act.strong:
-            self.oracle.answered_applied(self.row_key(key), item.version)
+        self.check_acknowledged(key, item, 0 if act.strong else max(1, act.copies))
+
+    def check_acknowledged(self, key: str, item: kvclient.Item, copies: int) -> None:
+        """Ask the oracle whether a write may have been acknowledged, strongly or, with `copies`, by so many disks."""
+        if copies:
+            self.oracle.answered_written(self.row_key(key), item.version, copies)
         else:
-            self.oracle.answered_written(self.row_key(key), item.version, max(1, act.copies))
+            self.oracle.answered_applied(self.row_key(key), item.version)
 
 
 class Worker:
