@@ -38,6 +38,7 @@ from kvnode.service.reads import StrongReads
 from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
 from kvnode.service.requests import Statistics
+from kvnode.service.steady import SteadyClock
 from kvnode.storage.engine import Engine
 
 EPOCH = 1
@@ -62,7 +63,8 @@ class Node:
     ) -> None:
         """`dialled` says where some of the other nodes are reached, if not at their addresses."""
         self.config = config
-        self.runtime = runtime
+        self.clock = SteadyClock(runtime.clock, config.limits.max_offset_ms)
+        self.runtime = runtime = Runtime(self.clock, runtime.rng, runtime.timers)
         self.engine = engine
         self.home = config.node_index(identity.name)
         self.membership = Membership(config, identity, EPOCH, engine, is_new=is_new)
@@ -229,16 +231,18 @@ class Node:
         self.coordinator.sweep(now_s)
         self.inspection.sweep(now_s)
         self.pace.sweep(now_s)
-        self.eventual.clock_is_good = self._clock_is_good()
+        offsets_ms = self._offsets_ms()
+        self.clock.hear(offsets_ms, len(self.config.nodes))
+        self.eventual.clock_is_good = self._clock_is_good(offsets_ms)
         self.runtime.timers.call_later(SWEEP_S, self._sweep)
 
     def _offsets_ms(self) -> list[int]:
         others = (index for index in range(len(self.config.nodes)) if index != self.home)
         return [offset for index in others if (offset := self.peers.offset_ms(index)) is not None]
 
-    def _clock_is_good(self) -> bool:
+    def _clock_is_good(self, offsets_ms: list[int]) -> bool:
         """R4: good unless a majority of the nodes is measured to be further away than 0.8 max_offset."""
-        far = sum(abs(offset) > 0.8 * self.config.limits.max_offset_ms for offset in self._offsets_ms())
+        far = sum(abs(offset) > 0.8 * self.config.limits.max_offset_ms for offset in offsets_ms)
         return far * 2 <= len(self.config.nodes)
 
     # -- called by the listener
@@ -343,7 +347,7 @@ class Node:
             "epoch": EPOCH,
             "keys": self.engine.approximate_keys(),
             "bytes": self.engine.stored_bytes(),
-            "clock_offset_ms": -sorted(offsets)[len(offsets) // 2] if offsets else 0,
+            "clock_offset_ms": self.clock.leap_ms - (sorted(offsets)[len(offsets) // 2] if offsets else 0),
             "connections": self.listener.connections,
             "in_flight": statistics.in_flight,
             "ops": dict(statistics.done),

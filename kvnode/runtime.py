@@ -22,6 +22,9 @@ class Clock(Protocol):
     def wall_ms(self) -> int:
         """Return milliseconds since 1970 as this node believes them."""
 
+    def machine_ms(self) -> int:
+        """Return the machine's wall clock even where `wall_ms` does not believe it: for comparing machines (R4)."""
+
     def monotonic_s(self) -> float:
         """Return seconds since some fixed moment; never goes back."""
 
@@ -73,6 +76,10 @@ class RealClock:
     def wall_ms(self) -> int:
         """Return the machine's wall clock plus `offset_ms`."""
         return time.time_ns() // 1_000_000 + self.offset_ms
+
+    def machine_ms(self) -> int:
+        """Return the same."""
+        return self.wall_ms()
 
     def monotonic_s(self) -> float:
         """Return the machine's monotonic clock; it is the same for all processes of one host."""

@@ -191,7 +191,7 @@ class Run:
             elif world.hosts[node].is_up:
                 world.hold_disk(node)
         elif name == "clock":
-            world.hosts[node].clock.offset_ms = rng.choice([0, 0, 200, -200, 450, -450, -5000, 5000])
+            world.set_clock(node, rng.choice([0, 0, 200, -200, 450, -450, -5000, 5000]))
         elif (node, other) in world.held:
             world.release(node, other)
         else:
@@ -222,6 +222,8 @@ class Run:
         world.held.clear()
         for index, host in enumerate(world.hosts):
             world.release_disk(index)
+            if host.is_up:
+                world.set_clock(index, 0)
             host.clock.offset_ms = 0
         for one, other in sorted(world.cut_links):
             if one < other:

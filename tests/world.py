@@ -155,6 +155,13 @@ class World:
         node._sweep()
         return host
 
+    def set_clock(self, index: int, offset_ms: int) -> None:
+        """Set a node's wall clock, and let it believe that the others' say the same."""
+        host = self.hosts[index]
+        host.clock.offset_ms = offset_ms
+        host.node.clock.wall_ms()
+        host.node.clock.hear([host.node.clock.leap_ms] * len(self.hosts), len(self.hosts))
+
     def _on_disk(self, index: int, timers: WorldTimers, then: Callable[[], object]) -> None:
         if index in self.held_disks:
             self.held_disks[index].append(lambda: timers.call_soon(then))

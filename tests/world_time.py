@@ -58,6 +58,9 @@ class WorldClock:
     def wall_ms(self) -> int:
         return 1_700_000_000_000 + round((self._scheduler.now_s - 1000.0) * 1000) + self.offset_ms
 
+    def machine_ms(self) -> int:
+        return self.wall_ms()
+
     def monotonic_s(self) -> float:
         return self._scheduler.now_s
 

@@ -347,7 +347,8 @@ class Link(asyncio.Protocol):
             self._end(message[1][:REASON_CHARACTERS_MAX], message[2][:REASON_CHARACTERS_MAX])
             self._transport.close()
         elif self.is_admitted and kind == PING:
-            self.send((PONG, message[1], self._clock.wall_ms()))
+            clock = self._clock  # nodes compare machines (R4); a client learns the time that this node goes by (R24)
+            self.send((PONG, message[1], clock.machine_ms() if self.kind == "node" else clock.wall_ms()))
         elif self.is_admitted and self.is_dialled and kind == PONG:
             self._owner.on_pong(self, message[1], message[2])
         elif not self._is_greeted and kind == (WELCOME if self.is_dialled else HELLO):

@@ -63,7 +63,8 @@ def two_winners_for_one_etag(clock_a_ms: int, clock_c_ms: int) -> None:
     world, a, b, c = trio()
     etag = put(world, b"0", a).etag
     settle(world)
-    world.hosts[a].clock.offset_ms, world.hosts[c].clock.offset_ms = clock_a_ms, clock_c_ms
+    world.set_clock(a, clock_a_ms)
+    world.set_clock(c, clock_c_ms)
     catch(world, m.PREPARE, source=c, target=b)
     slow_promise = catch(world, m.PROMISE, source=a, target=c)
     first = world.put("k", b"1", c, etag=etag)

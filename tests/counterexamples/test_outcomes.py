@@ -96,7 +96,7 @@ def a_deadline_is_kept_on_any_clock() -> None:
     world.run(70.0)
     put(world, b"later", b, session=RIVAL)
     settle(world)
-    world.hosts[a].clock.offset_ms = -120_000
+    world.set_clock(a, -120_000)
     late = world.put("k", b"once", a, sequence=700, attempt=2, issued_at_ms=issued)
     finished(world, late)
     claim(late.kind != m.APPLIED and world.read("k", b) == b"later", "an operation ran twice, long past its deadline")
@@ -135,7 +135,7 @@ def what_has_expired_stays_expired() -> None:
     put(world, b"v", a, ttl_ms=5000)
     settle(world)
     world.run(4.6)
-    world.hosts[b].clock.offset_ms = 400
+    world.set_clock(b, 400)
     ahead = world.read("k", b)
     claim(ahead is None, "the scenario is wrong: it has not expired at b")
     claim(world.read("k", a) is None and world.read("k", c) is None, "an expired value came back")

@@ -32,7 +32,7 @@ def an_older_eventual_write_never_beats_a_strong_one() -> None:
     world, a, b, c = trio()
     put(world, b"old", b)
     settle(world)
-    world.hosts[a].clock.offset_ms = 400
+    world.set_clock(a, 400)
     entries = catch(world, m.ENTRY)
     written(world, b"w", a)
     with world.silenced(a):
@@ -63,7 +63,7 @@ def a_clock_behind_loses_nothing_its_client_saw() -> None:
     world, a, b, c = trio()
     put(world, b"old", b)
     settle(world)
-    world.hosts[a].clock.offset_ms = -300
+    world.set_clock(a, -300)
     entries = catch(world, m.ENTRY, source=b)
     first = written(world, b"first", b)
     token = first.answer[2]  # type: ignore[index]
@@ -77,7 +77,7 @@ def a_clock_behind_loses_nothing_its_client_saw() -> None:
 def a_write_on_a_strong_one_carries_its_ballot() -> None:
     """C5: no clock behind can make a write lose to the strong one that its replica had seen."""
     world, a, b, c = trio()
-    world.hosts[a].clock.offset_ms = -10_000
+    world.set_clock(a, -10_000)
     put(world, b"strong", b)
     settle(world)
     written(world, b"w", a, w=3)

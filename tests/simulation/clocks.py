@@ -74,6 +74,10 @@ class SimClock:
             return int(self._wall_ms)
         return int(self._wall_ms + (self._loop.now_s - self._anchor_s) * self._rate * 1000)
 
+    def machine_ms(self) -> int:
+        """Return the same."""
+        return self.wall_ms()
+
     def monotonic_s(self) -> float:
         """Return the node's monotonic clock."""
         return self._monotonic_s + (self._loop.now_s - self._anchor_s) * self._rate

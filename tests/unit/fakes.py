@@ -24,6 +24,9 @@ class ManualClock:
     def wall_ms(self) -> int:
         return self.epoch_ms + round((self.now_s - 1000.0) * 1000) + self.offset_ms
 
+    def machine_ms(self) -> int:
+        return self.wall_ms()
+
     def monotonic_s(self) -> float:
         return self.now_s
 

@@ -92,7 +92,7 @@ def test_the_stored_ceiling_never_falls() -> None:
     world, a, _, _ = trio()
     last = 0
     for offset_ms in (0, 400, -400, -5000, 300, 0):
-        world.hosts[a].clock.offset_ms = offset_ms
+        world.set_clock(a, offset_ms)
         for _ in range(5):
             world.put("k", b"v", a)
             world.write("k", b"w", a)

@@ -229,7 +229,7 @@ def test_a_clock_far_ahead_costs_its_own_coordinator_only() -> None:
     world, a, b, c = trio()
     put(world, b"old", b)
     settle(world)
-    world.hosts[a].clock.offset_ms = 60_000
+    world.set_clock(a, 60_000)
     own = world.put("k", b"ahead", a)
     world.run(0.5)
     assert (own.code, own.outcome) == ("clock-skew", "not applied")
@@ -246,10 +246,10 @@ def test_a_clock_that_was_far_ahead_and_is_set_back_is_admitted_at_once() -> Non
     world, a, b, _ = trio()
     put(world, b"old", b)
     settle(world)
-    world.hosts[a].clock.offset_ms = 200_000
+    world.set_clock(a, 200_000)
     world.put("k", b"ahead", a)
     world.run(0.5)
-    world.hosts[a].clock.offset_ms = 0
+    world.set_clock(a, 0)
     own = world.put("k", b"set back", a)
     world.run(0.5)
     assert (own.code, own.outcome) == ("clock-skew", "not applied")
@@ -346,11 +346,11 @@ def test_a_coordinator_whose_clock_jumps_ahead_does_not_poison_a_key_by_the_next
     """R5, R19: a promise an hour ahead would make every ballot of the key an hour late, at every node."""
     world, a, b, _c = trio()
     put(world, b"1", a)  # leaves a cached promise
-    world.hosts[a].clock.offset_ms = 3_600_000
+    world.set_clock(a, 3_600_000)
     ahead = world.put("k", b"2", a, issued_at_ms=world.now_ms(b))
     world.run(6.0)
     assert ahead.kind != m.APPLIED
-    world.hosts[a].clock.offset_ms = 0
+    world.set_clock(a, 0)
     call = world.put("k", b"3", b)
     world.run(1.0)
     assert call.kind == m.APPLIED

@@ -149,7 +149,7 @@ def test_a_token_of_all_ones_is_refused_like_any_other() -> None:
 def test_an_entry_from_too_far_ahead_is_refused_by_each_replica() -> None:
     """R2: the write of a node whose clock is far ahead stays at home; with W = 1 it is acknowledged there."""
     world, a, b, c = trio()
-    world.hosts[a].clock.offset_ms = 2000
+    world.set_clock(a, 2000)
     world.run(0.1)
     call = world.write("k", b"v", a, w=2)
     world.run()

@@ -13,6 +13,9 @@ class _Clock:
     def wall_ms(self) -> int:
         return int(self.now_s * 1000)
 
+    def machine_ms(self) -> int:
+        return self.wall_ms()
+
     def monotonic_s(self) -> float:
         return self.now_s
 
