@@ -66,6 +66,9 @@ class Limits:
     commit_delay_s: float = number(0.02, 0, 10, "seconds")
     drain_timeout_s: float = number(10.0, 0, 600, "seconds")
     repair_bytes_per_s: int = integer(16 * MIB, 64 * KIB, TIB, "bytes")
+    repair_interval_s: float = number(600.0, 0.1, 30 * 86_400, "seconds")
+    tree_rebuild_s: float = number(7 * 86_400.0, 1.0, 365 * 86_400, "seconds")
+    tree_leaves_max: int = integer(1 << 20, 1 << 12, 1 << 26)
     repair_operations_per_s: int = integer(6000, 10, 1 << 20)
 
     @cached_property

@@ -14,6 +14,7 @@ loaded or last passed), never while it has rows on their way to disk.  What leav
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import islice
 
 from kvclient.wire.values import NO_BALLOT, Ballot
@@ -58,6 +59,8 @@ class Registers:
         """Those with a commit that no row carries, the oldest such commit first."""
         self._restart_promise = restart_promise
         self.promise_base: dict[bytes, Ballot] = {}
+        self.on_change: Callable[[bytes, Image, Image], None] = _nobody
+        """Told of every change of a committed record, an overlay or `settled`: key, image before, image after."""
 
     def get(self, key: bytes) -> CachedRegister:
         """Return the register of a row key.  Raises DamagedRow."""
@@ -87,9 +90,11 @@ class Registers:
         A record that this replica did not hold is written, unsynced: scans go over rows, and a repair should last.
         """
         register = self.get(key)
-        was_held = register.image.accepted_ballot == ballot
+        before = register.image
+        was_held = before.accepted_ballot == ballot
         verdict = register.commit(ballot, record)
         if verdict is Verdict.DONE:
+            self.on_change(key, before, register.image)
             if not register.is_dirty:
                 register.is_dirty = True
                 self._dirty[key] = register
@@ -142,6 +147,10 @@ class Registers:
         if register.promised > register.image.promised:
             partition = key[:2]
             self.promise_base[partition] = max(register.promised, self.promise_base.get(partition, NO_BALLOT))
+
+
+def _nobody(key: bytes, before: Image, after: Image) -> None:
+    """Keep no trees."""
 
 
 def _size_bytes(image: Image) -> int:
