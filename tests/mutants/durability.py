@@ -1,5 +1,5 @@
-"""What a crash takes although it may not: promises, ballots, acknowledgements, what readers have seen (R3-R6, R9, R11,
-R19, R45)."""
+"""What a crash or a bad disk takes although it may not: promises, ballots, acknowledgements, what readers have seen
+(R3-R6, R9, R11, R19, R45, R46)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from kvnode.core.clock import HybridClock
 from kvnode.core.proposer import CachedPromise
 from kvnode.core.version import BallotIssuer
 from kvnode.service.promises import PromiseCache
+from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
+from kvnode.storage.engine import StorageError
 from kvnode.storage.memory import MemoryDisk
 
 
@@ -71,3 +73,29 @@ def reads_show_what_is_not_durable(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(register.Register, "shown", property(lambda self: self.image, lambda self, image: None))
     digest = property(lambda self: register.digest_of(self.image, self.floor), lambda self, cached: None)
     patch.setattr(register.Register, "digest", digest)
+
+
+def what_cannot_be_read_is_absent(patch: pytest.MonkeyPatch) -> None:
+    init: Any = Registers.__init__
+
+    def hopeful(registers: Any, *arguments: Any, **options: Any) -> None:
+        init(registers, *arguments, **options)
+        registers._engine = _Hopeful(registers._engine)
+
+    patch.setattr(Registers, "__init__", hopeful)
+
+
+class _Hopeful:
+    """An engine that knows nothing of damage."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def load(self, key: bytes) -> Any:
+        try:
+            return self._engine.load(key)
+        except StorageError:
+            return None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)

@@ -118,6 +118,12 @@ MUTANTS: Final = (
     Mutant(durability.answers_do_not_wait_for_the_disk, "R10, R45", LOST),
     Mutant(durability.the_disk_syncs_nothing, "R45", LOST),
     Mutant(durability.reads_show_what_is_not_durable, "R6", FLICKER, bias=replace(SLOW, sync_ms=8.0)),
+    Mutant(
+        durability.what_cannot_be_read_is_absent,
+        "R46",
+        LOST,
+        bias=Bias(keys=5, limits={"registers_max": 1}, faults=("unreadable disk", "misdirected write"), fault_count=6),
+    ),
     Mutant(rounds.the_mark_is_lost, "R12", LOST),
     Mutant(rounds.accepted_goes_before_committed, "R15", REVIVED, bias=CUTS),
     Mutant(rounds.the_base_is_chosen_by_version, "R15, M4a", REVIVED, bias=CUTS),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final, NamedTuple
 
 from simulation.scenario import Cluster, Fault
@@ -45,9 +46,13 @@ class Weather:
     refused: set[Pair] = field(default_factory=set)
     delays_ms: dict[Pair, float] = field(default_factory=dict)
     dripping: set[Pair] = field(default_factory=set)
+    losses: dict[Pair, float] = field(default_factory=dict)
+    """Parts of what is sent that must be sent again, as TCP does."""
+    bytes_per_s: dict[Pair, float] = field(default_factory=dict)
     slow_disks_ms: dict[int, float] = field(default_factory=dict)
     held_disks: set[int] = field(default_factory=set)
     full_disks: set[int] = field(default_factory=set)
+    unreadable_disks: set[int] = field(default_factory=set)
     offsets_ms: dict[int, int] = field(default_factory=dict)
     drifts: dict[int, float] = field(default_factory=dict)
     """Parts by which a clock runs too fast."""
@@ -63,6 +68,8 @@ class Kind:
     draw: Callable[[random.Random, Cluster, int], Drawn]
     spoil: Callable[[Weather, Fault, Size], None] = lambda weather, fault, size: None
     """Add to the weather what the fault does while it lasts; a blow only (see `nemesis`) adds nothing."""
+    fits: Callable[[Cluster], bool] = lambda cluster: True
+    """Whether the fault means anything to such a cluster."""
 
 
 # -- what is drawn
@@ -93,6 +100,16 @@ def _side(*amounts: float) -> Callable[[random.Random, Cluster, int], Drawn]:
         return tuple(sorted(rng.sample(range(cluster.nodes), count))), rng.choice(amounts or (0,))
 
     return draw
+
+
+def _sides(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
+    """Draw the middle of a bridge and the nodes on one side of it; on the other there is one at least."""
+    return tuple(rng.sample(range(cluster.nodes), rng.randint(2, cluster.nodes - 1))), 0
+
+
+def _unsynced(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
+    """Draw one node, and how many unsynced groups survive."""
+    return (rng.randrange(cluster.nodes),), rng.choice((0, 0, 1, 3))
 
 
 def _apart(rng: random.Random, cluster: Cluster, clients: int) -> Drawn:
@@ -141,10 +158,9 @@ def _steer(weather: Weather, fault: Fault, size: Size) -> None:
 
 def _bridge(weather: Weather, fault: Fault, size: Size) -> None:
     """The first node sees all; the others of the fault and the rest do not see each other."""
-    middle, *left = fault.nodes
+    _, *left = fault.nodes
     right = set(range(size.nodes)) - set(fault.nodes)
     weather.blocked |= _between(set(left), right) | _between(right, set(left))
-    weather.blocked -= {pair for pair in weather.blocked if middle in pair}
 
 
 def _ring(weather: Weather, fault: Fault, size: Size) -> None:
@@ -167,6 +183,16 @@ def _slow_link(weather: Weather, fault: Fault, size: Size) -> None:
 
 def _drip(weather: Weather, fault: Fault, size: Size) -> None:
     weather.dripping |= {(node, other) for node in fault.nodes for other in range(size.nodes)}
+
+
+def _lossy_link(weather: Weather, fault: Fault, size: Size) -> None:
+    pair = fault.nodes[0], fault.nodes[1]
+    weather.losses[pair] = max(fault.amount, weather.losses.get(pair, 0.0))
+
+
+def _narrow_link(weather: Weather, fault: Fault, size: Size) -> None:
+    pair = fault.nodes[0], fault.nodes[1]
+    weather.bytes_per_s[pair] = min(fault.amount, weather.bytes_per_s.get(pair, inf))
 
 
 def _slow_disk(weather: Weather, fault: Fault, size: Size) -> None:
@@ -201,8 +227,8 @@ KINDS: Final[dict[str, Kind]] = {
         lambda weather, fault, size: weather.paused.update(fault.nodes),
     ),
     "partition": Kind("`nodes`, and the clients in the bits of `amount`, and the others are apart", _apart, _partition),
-    "bridge": Kind("two sides see each other's middle only, the first of `nodes`", _side(), _bridge),
-    "ring": Kind("each node sees two neighbours only", _one(), _ring),
+    "bridge": Kind("two sides see each other's middle only, the first of `nodes`", _sides, _bridge),
+    "ring": Kind("each node sees two neighbours only", _one(), _ring, lambda cluster: cluster.nodes > 3),
     "one-way": Kind(
         "nothing comes through from the first of `nodes` to the second",
         _pair(),
@@ -221,6 +247,16 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "slow node": Kind("all links of `nodes` are `amount` ms slower", _one(5, 60, 400), _slow_links),
     "drip": Kind("what `nodes` send comes in small pieces", _side(), _drip),
+    "lossy link": Kind(
+        "the part `amount` of what the first of `nodes` sends to the second is sent again, and again",
+        _pair(0.02, 0.1, 0.3),
+        _lossy_link,
+    ),
+    "narrow link": Kind(
+        "`amount` bytes a second get through from the first of `nodes` to the second",
+        _pair(20_000, 200_000),
+        _narrow_link,
+    ),
     "slow disk": Kind("a sync of `nodes` takes `amount` ms", _side(5, 60, 400), _slow_disk),
     "held disk": Kind(
         "nothing is written on `nodes`",
@@ -235,6 +271,21 @@ KINDS: Final[dict[str, Kind]] = {
     "failing disk": Kind(
         "the next write of `nodes` fails: the node ends, and is started again",
         _one(),
+    ),
+    "unreadable disk": Kind(
+        "rows of `nodes` cannot be read: the node ends when it tries, and is started again once they can",
+        _one(),
+        lambda weather, fault, size: weather.unreadable_disks.update(fault.nodes),
+    ),
+    "power loss": Kind(
+        "`nodes` lose power where nothing was synced before it was acknowledged; `amount` groups survive (R48)",
+        _unsynced,
+        lambda weather, fault, size: weather.down.update(fault.nodes),
+        lambda cluster: cluster.durability == "os",
+    ),
+    "misdirected write": Kind(
+        "a row of `nodes` stands where another belongs; with `amount` the process is killed and must read again",
+        _one(0, 1),
     ),
     "bit flip": Kind("a bit of a row of `nodes` flips at rest (the `amount`-th part of them)", _one(0.0, 0.5, 0.99)),
     "clock": Kind(
@@ -251,6 +302,10 @@ KINDS: Final[dict[str, Kind]] = {
     "hang up": Kind("all connections of client `amount` are reset", _client),
     "client": Kind("client `amount` ends at once, in the middle of its call", _client),
 }
+
+
+LASTING: Final = ("bit flip", "misdirected write", "power loss")
+"""Those that may put a node out for good (R46-R48)."""
 
 
 def weather_of(active: list[Fault], cluster: Cluster, clients: int) -> Weather:

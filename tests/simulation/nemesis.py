@@ -1,7 +1,8 @@
 """Makes the faults of a scenario happen to a world, in time, and ends them all.
 
 Decides: how each part of the weather becomes so, on processes, wires, disks and clocks; that a node which died of
-damage stays out (R46, R47), and that any other is started again as soon as no fault wants it down.  Leaves to others:
+damage or has lost what it acknowledged stays out (R46-R48), and that any other is started again as soon as no fault
+wants it down.  Leaves to others:
 what the weather is (`faults`).
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 from simulation.faults import ALL_GROUPS, Weather, weather_of
 from simulation.scenario import Fault, Scenario
 from simulation.world import SimHost, SimWorld
 
 from kvnode.storage.engine import StorageError
+from kvnode.storage.rows import META_PREFIX
 
 PIECE_BYTES_MAX = 40
 """What drips comes in pieces of up to so many bytes."""
@@ -32,7 +35,7 @@ class Nemesis:
         """`on_start` hears of each process right after its start."""
         self.world, self.scenario, self._on_start = world, scenario, on_start
         self.damaged: set[int] = set()
-        """Nodes that must stay out, for a row of theirs was damaged."""
+        """Nodes that may stay out, for a row of theirs was damaged or lost."""
         self.is_over = False
         self.dead_clients: set[str] = set()
         self._active: list[Fault] = []
@@ -85,8 +88,8 @@ class Nemesis:
     def _begin(self, fault: Fault) -> None:
         self.world.tell("fault", "begins", fault.kind, repr(fault.nodes), f"{fault.amount:g}")
         self._active.append(fault)
-        if fault.kind in _BLOWS:
-            _BLOWS[fault.kind](self, fault)
+        if fault.kind in BLOWS:
+            BLOWS[fault.kind](self, fault)
         self._change()
 
     def _end(self, fault: Fault) -> None:
@@ -125,6 +128,24 @@ class Nemesis:
                 disk.flip_bit()
                 self.damaged.add(node)
 
+    def _misdirect(self, fault: Fault) -> None:
+        for node in fault.nodes:
+            disk = self.world.hosts[node].disk
+            data = [key for key in disk.keys if not key.startswith(META_PREFIX)]
+            if len(data) > 1:
+                disk.misdirect(*self._rng.sample(data, 2))
+                self.damaged.add(node)
+                if fault.amount and self.world.hosts[node].is_up:
+                    self.world.crash(node)
+
+    def _lose_power(self, fault: Fault) -> None:
+        for node in fault.nodes:
+            host = self.world.hosts[node]
+            if host.is_up:
+                self.world.crash(node, keep_unsynced=int(fault.amount), silently=self._rng.random() < 0.5)
+                if host.has_lost:
+                    self.damaged.add(node)
+
     def _kill_client(self, fault: Fault) -> None:
         name = client_name(int(fault.amount))
         if name in self.world.clients:
@@ -152,6 +173,8 @@ class Nemesis:
                 pair, wire = (a, b), network.wire(self._names[a], self._names[b])
                 wire.latency_s = (low_ms + weather.delays_ms.get(pair, 0.0)) / 1000
                 wire.jitter_s = (high_ms - low_ms) / 2000
+                wire.loss = weather.losses.get(pair, 0.0)
+                wire.bytes_per_s = weather.bytes_per_s.get(pair, inf)
                 wire.is_refused = pair in weather.refused
                 wire.piece_bytes_max = PIECE_BYTES_MAX if pair in weather.dripping else 0
                 wire.is_blocked = pair in weather.blocked
@@ -160,11 +183,13 @@ class Nemesis:
         weather, disk = self._weather, host.disk
         disk.sync_s = self._sync_s + weather.slow_disks_ms.get(node, 0.0) / 1000
         disk.is_held, disk.is_full = node in weather.held_disks, node in weather.full_disks
+        disk.is_unreadable = node in weather.unreadable_disks
 
     def _set_process(self, node: int, host: SimHost) -> None:
         weather = self._weather
         if not host.is_up:
-            if not (node in weather.down or node in weather.stopped or self._is_lost(node, host)):
+            away = weather.down | weather.stopped | weather.unreadable_disks
+            if node not in away and not self._is_lost(node, host):
                 self.start(node)
         elif node in weather.stopped and node not in self._stopping and host.is_serving:
             self._stopping[node] = asyncio.create_task(self._stop(node))
@@ -174,7 +199,7 @@ class Nemesis:
             self.world.resume(node)
 
     def _is_lost(self, node: int, host: SimHost) -> bool:
-        return node in self.damaged and isinstance(host.death, StorageError)
+        return node in self.damaged and (host.has_lost or isinstance(host.death, StorageError))
 
     async def _stop(self, node: int) -> None:
         await self.world.stop(node)
@@ -188,12 +213,14 @@ class Nemesis:
         clock.is_frozen = node in weather.frozen
 
 
-_BLOWS: dict[str, Callable[[Nemesis, Fault], None]] = {
+BLOWS: dict[str, Callable[[Nemesis, Fault], None]] = {
     "crash": Nemesis._crash,
     "reset": Nemesis._reset,
     "hang up": Nemesis._hang_up,
     "half-open": Nemesis._strand,
     "failing disk": Nemesis._fail_disk,
     "bit flip": Nemesis._flip,
+    "misdirected write": Nemesis._misdirect,
+    "power loss": Nemesis._lose_power,
     "client": Nemesis._kill_client,
 }

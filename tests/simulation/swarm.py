@@ -202,6 +202,7 @@ def _draw_faults(
     rng: random.Random, bias: Bias, cluster: Cluster, clients: int, horizon_ms: float
 ) -> tuple[Fault, ...]:
     kinds = _some(rng, tuple(faults.KINDS)) if bias.faults is None else list(bias.faults)
+    kinds = [kind for kind in kinds if faults.KINDS[kind].fits(cluster)]
     count = rng.choice((0, 1, 3, 6, 10)) if bias.fault_count is None else bias.fault_count
     drawn = _steer(rng, bias, cluster, clients, horizon_ms)
     for _ in range(count if kinds else 0):
@@ -230,7 +231,7 @@ def _with_few_damaged(drawn: list[Fault], cluster: Cluster) -> list[Fault]:
     damaged: set[int] = set()
     kept = []
     for fault in drawn:
-        if fault.kind == "bit flip":
+        if fault.kind in faults.LASTING:
             if len(damaged | set(fault.nodes)) > spare:
                 continue
             damaged |= set(fault.nodes)

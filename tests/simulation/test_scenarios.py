@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
-from simulation.faults import KINDS, Weather, weather_of
+from simulation.faults import KINDS, LASTING, Weather, weather_of
+from simulation.nemesis import BLOWS
 from simulation.oracle import Oracle, Violation
 from simulation.scenario import Cluster, Fault
 from simulation.swarm import FS, SHAPES, draw
@@ -31,7 +33,7 @@ def test_no_more_nodes_are_damaged_than_every_quorum_can_spare() -> None:
     for seed in SEEDS:
         scenario = draw(seed)
         cluster = scenario.cluster
-        damaged = {node for fault in scenario.faults if fault.kind == "bit flip" for node in fault.nodes}
+        damaged = {node for fault in scenario.faults if fault.kind in LASTING for node in fault.nodes}
         assert len(damaged) <= cluster.replicas - max(cluster.q1, cluster.q2)
 
 
@@ -42,6 +44,26 @@ def test_what_one_fault_ends_another_may_still_want() -> None:
     both = weather_of([cut, parted], FIVE, 2).blocked
     assert both == weather_of([parted], FIVE, 2).blocked
     assert weather_of([], FIVE, 2) == Weather()
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_the_weather_does_not_depend_on_the_order_of_faults(seed: int) -> None:
+    rng = random.Random(seed)
+    drawn = [Fault(kind, 0, 1, *KINDS[kind].draw(rng, FIVE, 2)) for kind in rng.sample(tuple(KINDS), 8)]
+    weather = weather_of(drawn, FIVE, 2)
+    assert weather_of(drawn[::-1], FIVE, 2) == weather
+    for fault in drawn:
+        assert weather_of([fault], FIVE, 2).blocked <= weather.blocked
+
+
+def test_what_lasts_makes_a_difference_wherever_it_is_drawn() -> None:
+    blows = set(BLOWS) - {"crash", "power loss"}
+    for seed in SEEDS:
+        scenario = draw(seed)
+        clear = weather_of([], scenario.cluster, len(scenario.clients))
+        for fault in scenario.faults:
+            if fault.kind not in blows and not (fault.kind == "steered" and len(fault.nodes) == scenario.cluster.nodes):
+                assert weather_of([fault], scenario.cluster, len(scenario.clients)) != clear, fault
 
 
 def test_a_partition_may_part_clients_too() -> None:
