@@ -30,6 +30,7 @@ from kvnode.service.consensus import Consensus
 from kvnode.service.coordinator import Coordinator
 from kvnode.service.eventual import Eventual
 from kvnode.service.exchange import Exchanges, HomeLink
+from kvnode.service.healing import Healing
 from kvnode.service.inspection import Inspection
 from kvnode.service.membership import Identity, Membership
 from kvnode.service.pace import Pace
@@ -93,6 +94,18 @@ class Node:
         )
         unsynced = {name.encode() for name, store in self.config.stores.items() if store.durability == "os"}
         self.replica = Replica(engine, self.registers, self.ceilings, clock, EPOCH, limits.max_offset_ms, unsynced)
+        self.healing = Healing(
+            self.config,
+            self.home,
+            self.placements,
+            self.registers,
+            self.replica,
+            self.exchanges,
+            engine,
+            self.pace,
+            self.runtime,
+            EPOCH,
+        )
 
     def _build_coordinator(self, identity: Identity) -> None:
         """Make what runs clients' requests."""
@@ -143,6 +156,7 @@ class Node:
             consensus=self.consensus,
             eventual=self.eventual,
             inspection=self.inspection,
+            anti_entropy=self.healing.anti_entropy,
             statistics=self.statistics,
             runtime=runtime,
             limits=limits,
@@ -160,10 +174,12 @@ class Node:
 
     def _handlers(self) -> dict[int, Callable[[Any, Any], None]]:
         replies = (m.PROMISE, m.ACCEPTED, m.NACK, m.UNSEEN, m.REFUSED, m.DIGEST, m.WRITTEN, m.FORWARDED)
+        trees = (m.TREE_DIFFER, m.TREE_LACKS, m.RECORDED)
         return {
             **self.replica.handlers(),
             **self.coordinator.handlers(),
-            **dict.fromkeys(replies, self.exchanges.on_reply),
+            **self.healing.handlers(),
+            **dict.fromkeys(replies + trees, self.exchanges.on_reply),
             m.FORWARD: self.coordinator.on_forward,
             m.UNKNOWN_BALLOT: self.commits.on_unknown_ballot,
             m.BELOW_FLOOR: self._on_below_floor,
@@ -186,6 +202,7 @@ class Node:
         await self.listener.start()
         await self.peers.start()
         self._sweep()
+        self.healing.start()
         self._serve_if_allowed()
 
     def _serve_if_allowed(self) -> None:
@@ -199,6 +216,7 @@ class Node:
         self.state = "draining"
         self.coordinator.is_serving = False
         self.listener.stop_accepting()
+        self.healing.stop()
         await self._until_idle(self.config.limits.drain_timeout_s)
         self.consensus.fail_all()
         self.commits.flush()
@@ -230,7 +248,7 @@ class Node:
         self.eventual.sweep(now_s)
         self.coordinator.sweep(now_s)
         self.inspection.sweep(now_s)
-        self.pace.sweep(now_s)
+        self.healing.sweep(now_s)
         offsets_ms = self._offsets_ms()
         self.clock.hear(offsets_ms, len(self.config.nodes))
         self.eventual.clock_is_good = self._clock_is_good(offsets_ms)
@@ -319,6 +337,7 @@ class Node:
         self.membership.bind(link.facts, lambda: None)
         self.membership.on_bound_by(name)
         self.exchanges.on_peer_up(index, link)
+        self.healing.on_peer_up(index)
         _log.info("node %s is up", name)
         self._serve_if_allowed()
 
@@ -360,8 +379,8 @@ class Node:
                 if index != self.home
             },
             "hints": 0,
-            "repair_budget": self.pace.facts(),
-            "repairs": statistics.repairs,
+            **self.healing.facts(),
+            "repairs": statistics.repairs + self.healing.mending.repaired,
             "superseded": self.replica.superseded,
             "incarnation": self.membership.own.incarnation,
             "uptime_s": round(clock.monotonic_s() - self._started_s, 3),

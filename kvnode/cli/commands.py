@@ -22,6 +22,7 @@ import click
 from kvclient.errors import ConfigError, EtagMismatch, InvalidRequest, KvError
 from kvnode import __version__, is_compiled
 from kvnode.cli import operations, show, target, wording
+from kvnode.cli.healing import repair
 from kvnode.cli.operations import address_option, config_option, data_dir_option, json_option
 from kvnode.local import statefile
 from kvnode.local.statefile import LocalError
@@ -48,7 +49,7 @@ def cli() -> None:
     """
 
 
-for _command in operations.COMMANDS:
+for _command in (*operations.COMMANDS, repair):
     cli.add_command(_command)
 
 
@@ -322,6 +323,9 @@ def heal(config: Path | None, data_dir: Path | None) -> None:
 @click.option("--watch", is_flag=True, help="Show it again every second until Ctrl-C.")
 def status(config: Path | None, address: tuple[str, ...], data_dir: Path | None, as_json: bool, watch: bool) -> None:
     """Show every node: state, pid, address, epoch, keys, bytes, clock offset, hints, repairs, load and latency.
+
+    Repairs are keys that were sent to laggards by reads or taken from others by comparisons of hash trees (compared);
+    budget is the part of the repair budget that is used.
 
     Keys are those of every copy that the node keeps, deleted ones included: counted while they are few, and an estimate
     (~) beyond, in which a key that was written again lately may count twice.  Status questions are no operations.

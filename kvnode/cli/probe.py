@@ -14,7 +14,7 @@ from typing import Any
 
 from kvclient.wire import messages
 from kvclient.wire.frames import Decoder, FrameError, encode
-from kvclient.wire.messages import HELLO, PROTOCOL_VERSION, STATUS, MessageError
+from kvclient.wire.messages import COMPARE, HELLO, PROTOCOL_VERSION, STATUS, MessageError
 
 FRAME_BYTES_MAX = 16 << 20
 TIMEOUT_S = 2.0
@@ -41,6 +41,11 @@ async def welcome(host: str, port: int, cluster: str = "", timeout_s: float = TI
 async def status(host: str, port: int, cluster: str = "", timeout_s: float = TIMEOUT_S) -> Facts:
     """Return a node's STATUS facts, and the name of its cluster as `cluster`.  Raises ProbeError."""
     return await _ask(host, port, cluster, (STATUS, 1), timeout_s)
+
+
+async def repair(host: str, port: int, cluster: str, begin: int, store: str, timeout_s: float = TIMEOUT_S) -> Facts:
+    """Let a node begin to compare its copies, or just return how far it is.  Raises ProbeError."""
+    return await _ask(host, port, cluster, (COMPARE, 1, begin, store), timeout_s)
 
 
 async def statuses(addresses: Iterable[tuple[str, int]], cluster: str = "") -> list[Facts | ProbeError]:

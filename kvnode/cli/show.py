@@ -118,7 +118,7 @@ def duration(seconds: float) -> str:
 
 STATUS_HEADERS = (
     *("node", "state", "pid", "address", "epoch", "~keys", "bytes", "clock", "hints"),
-    *("repairs", "ops/s", "p50 ms", "p99 ms", "peers", "up"),
+    *("repairs", "compared", "budget", "ops/s", "p50 ms", "p99 ms", "peers", "up"),
 )
 
 
@@ -141,6 +141,8 @@ def _status_row(node: Mapping[str, Any]) -> list[object]:
         f"{node.get('clock_offset_ms', 0):+.1f} ms",
         node.get("hints", 0),
         node.get("repairs", 0),
+        (node.get("anti_entropy") or {}).get("comparisons", 0),
+        f"{(node.get('repair_budget') or {}).get('used', 0):.0%}",
         f"{node.get('ops_per_s', 0):.0f}",
         f"{latency.get('p50') or 0:.2f}",
         f"{latency.get('p99') or 0:.2f}",

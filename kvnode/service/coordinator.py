@@ -20,6 +20,7 @@ from kvclient.wire.values import NO_VERSION, TTL_MS_MAX, VERSION_BYTES, Version,
 from kvnode.config import Limits
 from kvnode.core.operation import CHECK_ABSENT, CHECK_ETAG, CHECK_NONE, Operation, Step
 from kvnode.runtime import Runtime
+from kvnode.service.anti_entropy import AntiEntropy
 from kvnode.service.consensus import Consensus
 from kvnode.service.drafts import Draft
 from kvnode.service.eventual import Eventual
@@ -84,6 +85,7 @@ class Coordinator:
         consensus: Consensus,
         eventual: Eventual,
         inspection: Inspection,
+        anti_entropy: AntiEntropy,
         statistics: Statistics,
         runtime: Runtime,
         limits: Limits,
@@ -93,6 +95,7 @@ class Coordinator:
         self._consensus = consensus
         self._eventual = eventual
         self._inspection = inspection
+        self._anti_entropy = anti_entropy
         self._statistics = statistics
         self._runtime = runtime
         self._limits = limits
@@ -147,6 +150,10 @@ class Coordinator:
             self._inspection.status(request)
         elif kind == m.SCAN:
             self._inspection.scan(request, message)
+        elif kind == m.COMPARE:
+            if message[2]:
+                self._anti_entropy.repair(message[3])
+            request.answer((m.RESULT, request.number, self._anti_entropy.demand_facts()))
         else:
             placement = self._placements.of(message[2])
             if placement.is_home:
@@ -347,6 +354,7 @@ _KINDS = {
     m.SCAN: "scan",
     m.STATUS: STATUS,
     m.EXPLAIN: "explain",
+    m.COMPARE: STATUS,
 }
 _ACTIONS = {m.DELETE: "strong delete", m.TRANSACT: "transact"}
 _PATHS: dict[int, Callable[[Coordinator, Request, Placement, Message], None]] = {

@@ -92,8 +92,8 @@ class Replica:
         """R9, R11: promise, and show everything durable; a promise below the ceiling needs no sync."""
         _, number, epoch, key, ballot = message
         _check(key, ballot)
-        if epoch != self._epoch or self._is_clogged:
-            self._refuse(link, number, epoch)
+        if epoch != self._epoch or self.is_clogged:
+            self.refuse(link, number, epoch)
             return
         register = self._registers.get(key)
         before = register.promise
@@ -115,8 +115,8 @@ class Replica:
         """R10: accept, and acknowledge once it is durable.  A commit that rides along is done first, and stands."""
         _, number, epoch, key, ballot, body, window, base, following, commit = message
         _check(key, ballot)
-        if epoch != self._epoch or self._is_clogged:
-            self._refuse(link, number, epoch)
+        if epoch != self._epoch or self.is_clogged:
+            self.refuse(link, number, epoch)
             return
         if len(body) < BODY_HEADER_BYTES or following <= ballot:
             raise m.MessageError(
@@ -151,7 +151,7 @@ class Replica:
         """
         _, epoch, key, ballot, body, window = message
         _check(key, ballot)
-        if epoch != self._epoch or (body and self._is_clogged):
+        if epoch != self._epoch or (body and self.is_clogged):
             return
         record = Record(body, window) if len(body) >= BODY_HEADER_BYTES else NO_RECORD
         self._commit(link, key, ballot, record)
@@ -167,12 +167,13 @@ class Replica:
             _check(key, ballot)
             self._commit(link, key, ballot, NO_RECORD)
 
-    def _commit(self, link: Link, key: bytes, ballot: Ballot, record: Record) -> None:
+    def _commit(self, link: Link, key: bytes, ballot: Ballot, record: Record) -> Verdict:
         register, verdict = self._registers.commit(key, ballot, record)
         if verdict is Verdict.UNKNOWN:
             link.send((m.UNKNOWN_BALLOT, key, ballot))
         elif verdict is Verdict.FLOOR:
             link.send((m.BELOW_FLOOR, key, register.floor))
+        return verdict
 
     # -- reads and the overlay
 
@@ -180,7 +181,7 @@ class Replica:
         """R6, R20: show the last durable state, as a digest or whole; a read never waits for a sync."""
         _, number, epoch, key, whole = message
         if epoch != self._epoch or len(key) < 5:
-            self._refuse(link, number, epoch)
+            self.refuse(link, number, epoch)
             return
         register = self._registers.get(key)
         if whole:
@@ -198,8 +199,8 @@ class Replica:
         """R29, R30: keep an eventual write that is newer; acknowledge it, or what supersedes it, once that is
         durable."""
         _, number, epoch, key, entry = message
-        if epoch != self._epoch or self._is_clogged:
-            self._refuse(link, number, epoch)
+        if epoch != self._epoch or self.is_clogged:
+            self.refuse(link, number, epoch)
             return
         if len(entry) <= BODY_HEADER_BYTES or len(key) < 5:
             raise m.MessageError(f"an overlay entry of {len(entry)} bytes for a key of {len(key)}")
@@ -207,23 +208,40 @@ class Replica:
             link.send((m.REFUSED, number, "clock-skew", "the entry's stamp is further ahead than max_offset"))
             return
         register = self._registers.get(key)
+        before = register.image
         verdict = register.store(Entry(entry))
         if verdict is _DONE:
+            self._registers.on_change(key, before, register.image)
             self._put(key, register, link, (m.WRITTEN, number, 0))
             return
         is_superseded = verdict is not _REPEAT
         self.superseded += is_superseded
         self._answer_repeat(key, register, link, (m.WRITTEN, number, int(is_superseded)))
 
+    def mend(self, link: Link, key: bytes, ballot: Ballot, record: Record, entry: Entry) -> bool:
+        """Take what another replica holds of a key, by R12 and R29; return whether anything changed.  No answer."""
+        verdict = self._commit(link, key, ballot, record) if ballot else Verdict.REPEAT
+        if not entry:
+            return verdict is _DONE
+        if not self._ceilings.hybrid.observe(version_stamp(entry_version(entry)), self._clock.wall_ms()):
+            return verdict is _DONE
+        register = self._registers.get(key)
+        before = register.image
+        if register.store(entry) is not _DONE:
+            return verdict is _DONE
+        self._registers.on_change(key, before, register.image)
+        self._put(key, register, link, (m.WRITTEN, 0, 0))
+        return True
+
     # -- shared
 
     @property
-    def _is_clogged(self) -> bool:
+    def is_clogged(self) -> bool:
         """True while the disk cannot take more: full up to its reserve, or too far behind."""
         engine = self._engine
         return engine.backlog_bytes > BACKLOG_BYTES_MAX or not engine.writable
 
-    def _refuse(self, link: Link, number: int, epoch: int) -> None:
+    def refuse(self, link: Link, number: int, epoch: int) -> None:
         """Answer REFUSED: nothing was changed, and nothing will be."""
         if epoch != self._epoch:
             reason = ("stale-epoch", f"the ring's epoch here is {self._epoch}, not {epoch}")

@@ -55,6 +55,7 @@ SCAN: Final = _kind(14, int, str, str, list, str, int, int)
 # id, store, prefix, partitions, after (key, exclusive; "" = from the start), limit, with values 0/1 -> PAGE
 STATUS: Final = _kind(15, int)  # id -> RESULT
 EXPLAIN: Final = _kind(16, int, bytes)  # id, name -> RESULT
+COMPARE: Final = _kind(17, int, int, str)  # id, begin 0/1, store ("": all) -> RESULT: how far the comparison is
 
 PUT, DELETE, TRANSACT = 0, 1, 2
 CHECK_NONE, CHECK_ETAG, CHECK_ABSENT = 0, 1, 2
@@ -92,7 +93,21 @@ FORWARD: Final = _kind(44, int, list)  # id, a client's request -> FORWARDED
 FORWARDED: Final = _kind(45, int, list)  # id, the answer to it
 MARKS: Final = _kind(46, int, list)  # epoch, [key, ballot, key, ballot, ...]: commits without records
 
-CLIENT_REQUESTS: Final = frozenset({GET, MUTATE, WRITE, STAMP, SCAN, STATUS, EXPLAIN})
+# -- between replicas: anti-entropy (R32); see kvnode.service.comparing for what is packed how
+TREE_ROOTS: Final = _kind(80, int, int, bytes)  # id, epoch, ranges with their roots -> TREE_DIFFER
+TREE_DIFFER: Final = _kind(81, int, int, bytes)
+# id, bits of the answerer's trees (0: not built yet), numbers of those that differ
+TREE_NODES: Final = _kind(82, int, int, int, int, int, int, int, bytes, bytes)
+# id, epoch, copies, partition, level, level below, salt, numbers at the level, shortened nodes below -> TREE_DIFFER
+TREE_LIST: Final = _kind(83, int, int, int, int, int, int, int, str, bytes, bytes)
+# id, epoch, copies, partition, level, salt, send all that differs 0/1, store, numbers, keys there -> TREE_LACKS
+TREE_LACKS: Final = _kind(84, int, int, int, bytes)
+# id, records sent, records that changed something, positions of what is lacked
+RECORDS: Final = _kind(85, int, int, list)
+# id, epoch, [key, committed ballot, body, window, overlay entry, key, ...] -> RECORDED: R12 and R29 apply to each
+RECORDED: Final = _kind(86, int, int)  # id, records that changed something
+
+CLIENT_REQUESTS: Final = frozenset({GET, MUTATE, WRITE, STAMP, SCAN, STATUS, EXPLAIN, COMPARE})
 CLIENT_ANSWERS: Final = frozenset({ITEM, APPLIED, CONFLICT, FAILED, RESULT, STAMPED, PAGE})
 FORWARDABLE: Final = frozenset({GET, MUTATE, WRITE, STAMP, EXPLAIN})
 

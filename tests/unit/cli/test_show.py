@@ -34,7 +34,7 @@ def test_durations_are_shown_in_the_unit_that_fits(seconds: float, text: str) ->
 def test_a_silent_node_has_its_state_only() -> None:
     (row,) = show.status_rows([{"node": "n1", "state": "down", "pid": None, "address": "a:1", "error": "?"}])
     assert show.STATUS_HEADERS[5] == "~keys"  # an estimate
-    assert row == ["n1", "down", "-", "a:1", *["-"] * 11]
+    assert row == ["n1", "down", "-", "a:1", *["-"] * 13]
     assert len(row) == len(show.STATUS_HEADERS)
 
 

@@ -1,0 +1,103 @@
+"""`kvnode repair`: let every node compare its copies with its partners now, and say what came of it.
+
+Decides: how the progress of all nodes becomes one bar, and the summary.  Leaves to others: comparing and repairing
+(`kvnode.service.anti_entropy`); of two nodes only one asks the other, so each node is asked to begin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kvnode.cli import show, target
+from kvnode.cli.operations import address_option, config_option, data_dir_option, json_option
+
+POLL_S = 0.25
+_SILENT_MAX = 20
+"""Questions without an answer after which a node is given up."""
+HEADERS = ("node", "ranges compared", "differing", "records sent", "repaired", "not compared with")
+
+Facts = dict[str, Any]
+
+
+@click.command()
+@click.option("--store", default="", help="Repair this store only; default: all stores.")
+@config_option
+@address_option
+@data_dir_option
+@json_option
+def repair(store: str, config: Path | None, address: tuple[str, ...], data_dir: Path | None, as_json: bool) -> None:
+    """Compare all copies of all keys now, and repair those that differ.
+
+    Nodes do so by themselves every few minutes and when one comes back; this does not wait for that.  It keeps to the
+    repair budget, so clients should not notice.  A node that is down cannot be compared: it is named, and the exit code
+    is 1.
+    """
+    found = target.find(address, config, data_dir)
+    started = time.monotonic()
+    nodes = asyncio.run(_repair(found, store))
+    seconds = round(time.monotonic() - started, 1)
+    failed = [facts for facts in nodes if "error" in facts or facts["failed"]]
+    if as_json:
+        click.echo(show.as_json({"seconds": seconds, "nodes": nodes, "complete": not failed}))
+    else:
+        click.echo(_summary(nodes, seconds))
+    sys.exit(1 if failed else 0)
+
+
+def _summary(nodes: list[Facts], seconds: float) -> str:
+    rows = []
+    for facts in nodes:
+        if "error" in facts:
+            rows.append([facts["node"], *("-" for _ in HEADERS[2:]), facts["error"]])
+        else:
+            counts = [facts[name] for name in ("compared", "differing", "sent", "repaired")]
+            rows.append([facts["node"], *counts, ", ".join(facts["failed"]) or "-"])
+    repaired = sum(facts.get("repaired", 0) for facts in nodes)
+    differing = sum(facts.get("differing", 0) for facts in nodes)
+    ranges = sum(facts.get("compared", 0) for facts in nodes)
+    told = f"{show.counted(repaired, 'key')} repaired; {differing:,} of {show.counted(ranges, 'range')} differed"
+    return f"{show.table(HEADERS, rows, turns=True)}\n{told}; {seconds:g} s"
+
+
+async def _repair(found: target.Target, store: str) -> list[Facts]:
+    """Let every node begin, and wait until all have ended."""
+    nodes = await asyncio.gather(*(_ask(found, at, store, 1) for at in range(len(found.names))))
+    silent = [0] * len(nodes)
+    with show.progress("repair", None) as advance:
+        while any(facts.get("running") for facts in nodes):
+            await asyncio.sleep(POLL_S)
+            for at, facts in enumerate(nodes):
+                if not facts.get("running"):
+                    continue
+                answer = await _ask(found, at, store, 0)
+                silent[at] = silent[at] + 1 if "error" in answer else 0
+                if not silent[at] or silent[at] > _SILENT_MAX:
+                    nodes[at] = answer
+            advance(sum(facts.get("compared", 0) for facts in nodes), _words(nodes))
+    return list(nodes)
+
+
+def _words(nodes: list[Facts]) -> str:
+    ranges = sum(facts.get("ranges", 0) for facts in nodes)
+    repaired = sum(facts.get("repaired", 0) for facts in nodes)
+    unbuilt = [facts["node"] for facts in nodes if facts.get("trees", 1.0) < 1.0]
+    waiting = f", {', '.join(unbuilt)} still build their trees" if unbuilt else ""
+    return f"of {ranges} ranges, {repaired} keys repaired{waiting}"
+
+
+async def _ask(found: target.Target, at: int, store: str, begin: int) -> Facts:
+    from kvnode.cli import probe
+
+    host, port = found.addresses[at]
+    try:
+        facts = await probe.repair(host, port, found.cluster, begin, store)
+    except probe.ProbeError as error:
+        return {"node": found.names[at], "error": str(error)}
+    facts.pop("cluster")
+    return {"node": found.names[at], **facts}
