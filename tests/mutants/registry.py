@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pytest
-from mutants import durability, outcomes, overlay, recovery, retries, rounds
+from mutants import durability, outcomes, overlay, recovery, repair, retries, rounds
 from simulation.swarm import NO_BIAS, Bias
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -60,6 +60,7 @@ LIED: Final = "what was called not applied takes effect"
 BEATEN: Final = "a write loses to one that its client had seen"
 REFUSED: Final = "a node takes no writes although nothing is wrong"
 BASELESS: Final = "an entry rests on what was never chosen"
+UNHEALED: Final = "replicas differ until somebody reads"
 
 NO_CACHE: Final[dict[str, float]] = {"cached_promises_max": 0}
 SLOW_MARKS: Final[dict[str, float]] = {"commit_delay_s": 0.3}
@@ -216,6 +217,18 @@ MUTANTS: Final = (
     ),
     Mutant(recovery.a_clock_is_wrong_for_ever, "R4", REFUSED, bias=replace(MIXED, faults=("clock",), fault_count=4)),
     Mutant(recovery.a_disk_is_clogged_for_ever, "R29", REFUSED, bias=Bias(faults=("full disk",), fault_count=1)),
+    Mutant(repair.replicas_are_never_compared, "R32", UNHEALED),
+    Mutant(repair.overlays_are_not_compared, "R32", UNHEALED),
+    Mutant(repair.only_one_side_sends, "R32", UNHEALED),
+    Mutant(repair.a_tree_misses_commits, "R32", UNHEALED),
+    Mutant(
+        repair.comparisons_carry_proposals,
+        "R13, C9, M9a",
+        "a proposal is chosen by copies",
+        bias=replace(
+            CUTS, fs=("put",), limits={**SLOW_MARKS, **NO_CACHE, "repair_interval_s": 0.1, "tree_rebuild_s": 0.5}
+        ),
+    ),
 )
 """Those that the simulator must catch."""
 

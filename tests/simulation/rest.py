@@ -1,11 +1,12 @@
 """What must come once all faults have ended: every key can be read, replicas agree, everybody shows the same, and every
 node takes writes.
 
-Decides: which reads repair replicas, how long they and the agreement may take, what is compared in the end, and what is
-written then.  Leaves to others: ending the faults (`nemesis`) and judging the history (`checkers`).
+Decides: how long healing, reads and agreement may take, what is compared in the end, and what is written then.  Leaves
+to others: ending the faults (`nemesis`) and judging the history (`checkers`).
 
-Healing without reads is not built (R32), so each key is read once strongly and once from all its replicas first.  The
-writes come last and are no part of the history, lest they hide what was lost.
+Replicas must come to agree by themselves first, without a read (R32).  Then each key is read once strongly, which may
+settle a proposal whose fate was unknown, and once from all its replicas; then they must agree once more.  The writes
+come last and are no part of the history, lest they hide what was lost.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ READ_TIMEOUT_S: Final = 10.0
 """Within which a read must succeed."""
 WRITE_TIMEOUT_S: Final = 2.0
 """How long one attempt to write may take; one must succeed within `READ_TIMEOUT_S`."""
+HEAL_S: Final = 40.0
+"""Within which replicas must agree by themselves: comparisons come every few seconds here (`run.HEALING`)."""
 AGREEMENT_S: Final = 10.0
 """Within which replicas must agree after the reads that repair them."""
 POLL_S: Final = 0.25
@@ -53,12 +56,18 @@ class Rest:
         An eventual write stamped by a clock that was ahead is refused by the others until their time has come (R2); so
         then it takes that much longer.
         """
+        differing = await self._disagreement(HEAL_S)
+        if differing and self._ahead_s:
+            await asyncio.sleep(self._ahead_s)
+            differing = await self._disagreement(HEAL_S)
+        if differing:
+            broken("replicas do not heal", differing)
         await self._spawned("reader", self._read_all)
-        differing = await self._disagreement()
+        differing = await self._disagreement(AGREEMENT_S)
         if differing and self._ahead_s:
             await asyncio.sleep(self._ahead_s)
             await self._spawned("second reader", self._read_all)
-            differing = await self._disagreement()
+            differing = await self._disagreement(AGREEMENT_S)
         if differing:
             broken("replicas do not agree", differing)
         self._check_registers()
@@ -167,9 +176,9 @@ class Rest:
 
     # -- agreement
 
-    async def _disagreement(self) -> str:
-        """Wait until all replicas show the same of every key; return what still differs after `AGREEMENT_S`."""
-        end_s = self._world.loop.now_s + AGREEMENT_S
+    async def _disagreement(self, within_s: float) -> str:
+        """Wait until all replicas show the same of every key; return what still differs after `within_s`."""
+        end_s = self._world.loop.now_s + within_s
         while (differing := self._differing()) and self._world.loop.now_s < end_s:
             await asyncio.sleep(POLL_S)
         return differing
@@ -199,6 +208,8 @@ class Rest:
             if host.is_serving:
                 for register in host.node.registers._cache.values():
                     register.invariants()
+                if drifted := host.node.healing.trees.drifted:
+                    broken("a hash tree is not what its rows say", f"{drifted} of {host.name}")
 
 
 def _writer_at(host: SimHost) -> str:

@@ -32,6 +32,8 @@ from kvnode.config import Config, Limits, NodeConfig, StoreConfig, local
 from kvnode.core.register import InvariantViolation
 
 PARTITIONS: Final = 8
+HEALING: Final[dict[str, Any]] = {"repair_interval_s": 3.0, "tree_rebuild_s": 24.0, "tree_leaves_max": 1 << 12}
+"""What nodes do in minutes and days they do in seconds here; a scenario's own limits go before."""
 _STEPS_MAX: Final = 3_000_000
 
 OnEvent = Callable[..., None]
@@ -110,7 +112,7 @@ def config_of(cluster: Cluster) -> Config:
         replicas=cluster.replicas, q1=cluster.q1, q2=cluster.q2, durability=cluster.durability, mix=cluster.mix
     )
     nodes = tuple(NodeConfig(node.id, node.host, node.port) for node in local(cluster.nodes).nodes)
-    limits: dict[str, Any] = dict(cluster.limits)
+    limits: dict[str, Any] = {**HEALING, **dict(cluster.limits)}
     return Config("sim", nodes, Path("nowhere"), PARTITIONS, {"default": store}, Limits(**limits))
 
 
