@@ -41,6 +41,7 @@ from kvnode import is_compiled
 from kvnode.cli import probe, show
 from kvnode.local import detached, plan
 from kvnode.local.statefile import State
+from scripts import bench_healing
 
 WARM_UP_S = 1.0
 FLOOR = Path(__file__).with_name("floor.py")
@@ -329,6 +330,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--floor", action=argparse.BooleanOptionalAction, default=True, help="measure the floor too")
     parser.add_argument("--memory", action="store_true", help="measure memory and speed of a full store instead")
     parser.add_argument("--memory-keys", type=int, default=1_000_000, help="keys of the full store (1,000,000)")
+    bench_healing.add_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     if (
@@ -342,6 +344,11 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Run what the command line asks for."""
     arguments = parse()
+    if arguments.healing:
+        found = uvloop.run(bench_healing.measure(arguments))
+        table = show.table(("measure", "what", "value"), bench_healing.rows(found))
+        print(show.as_json(found) if arguments.json else table)
+        return
     with tempfile.TemporaryDirectory(prefix="kvnode-bench-") as directory:
         config = plan.on_free_ports(configuration.local(3, directory))
         with detached.cluster(config) as state:
