@@ -34,7 +34,9 @@ IMPORTS_IN_FLIGHT = 32
 KILL_AFTER = 0.25
 """The node is killed once this part of the records is written."""
 REFUSED_WITHIN_S = 1.0
-STEPS = 9
+HEALED_KEYS = 200
+HEALED_WITHIN_S = 60.0
+STEPS = 10
 
 TABLES: dict[str, tuple[str, str]] = {
     "country": ("countries", "alpha_2"),
@@ -244,6 +246,40 @@ async def mismatch(write: Awaitable[object]) -> EtagMismatch:
     raise Failed("the write was applied, but it must lose")
 
 
+async def heal(demo: Demo, kv: Kv) -> None:
+    """Kill a node, write, start it again, and wait until it has everything: nobody reads."""
+    victim = demo.config.nodes[2].id
+    demo.begin(
+        f"{victim} is away for {HEALED_KEYS} writes",
+        "killed, and started again; then nobody reads anything, and the nodes compare the hash trees of their keys",
+    )
+    await demo.kvnode("kill", victim)
+    for number in range(HEALED_KEYS):
+        await kv.put(f"healed/{number}", number, consistency="strong" if number % 2 else "eventual")
+    await demo.kvnode("restart", victim)
+    started = time.monotonic()
+    repaired = await equal(demo)
+    demo.prove(
+        "a node heals without reads",
+        "what a replica missed reaches it by itself, whoever reads or does not",
+        f"all hash trees equal {time.monotonic() - started:.1f} s after {victim} served; it got {repaired} keys",
+    )
+
+
+async def equal(demo: Demo) -> int:
+    """Wait until the hash trees of all nodes are equal; return how many keys the last one got from others."""
+    addresses = [(node.host, node.port) for node in demo.config.nodes]
+    give_up = time.monotonic() + HEALED_WITHIN_S
+    while time.monotonic() < give_up:
+        answers = [answer for answer in await probe.statuses(addresses) if isinstance(answer, dict)]
+        trees = [answer["anti_entropy"] for answer in answers]
+        is_built = len(trees) == len(addresses) and all(tree["trees"] == 1 for tree in trees)
+        if is_built and all(tree["roots"] == trees[0]["roots"] for tree in trees):
+            return int(trees[2]["repaired"])
+        await asyncio.sleep(0.1)
+    raise Failed(f"the replicas were not equal within {HEALED_WITHIN_S:g} s")
+
+
 async def two_dead(demo: Demo) -> None:
     """Kill two of three nodes; eventual goes on, strong is refused."""
     alive, *dead = (node.id for node in demo.config.nodes)
@@ -295,7 +331,7 @@ async def walk(demo: Demo) -> None:
         await import_with_a_death(demo)
         await restart(demo)
     async with kvclient.connect(demo.addresses) as kv:
-        for step in (compare, count, second_create, stale_etag):
+        for step in (compare, count, second_create, stale_etag, heal):
             await step(demo, kv)
     await two_dead(demo)
 

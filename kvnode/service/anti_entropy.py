@@ -17,7 +17,7 @@ A peer that has just come back may be owed hints; those are cheaper, so a compar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from kvclient.wire import messages as m
@@ -353,8 +353,12 @@ class AntiEntropy:
         tally.sent += answer[2]
         tally.changed += answer[3]
         lacked = [keys[position] for position in comparing.unpack_positions(answer[4]) if position in keys]
-        records = (comparing.record_of(key, self._trees.shown(key)) for key in lacked)
-        return (yield from self._mending.send(records, tally))
+        return (yield from self._mending.send(self._records(lacked), tally))
+
+    def _records(self, keys: list[bytes]) -> Iterator[list[bytes]]:
+        """Yield the records of some keys, each read when it is asked for."""
+        for key in keys:
+            yield comparing.record_of(key, self._trees.shown(key))
 
     # -- facts
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
-from itertools import islice
 
 from kvnode.config import Config
 from kvnode.core.merkle import BITS_MAX, LEVELS, Tree, item_of, position_of
@@ -33,6 +32,8 @@ from kvnode.storage.engine import Engine
 
 SLICE_ROWS = 128
 """Rows read in one turn of the loop: half a millisecond."""
+SLICE_BYTES = 1 << 20
+"""A slice ends after so many bytes of values: they are held while its records are sent."""
 PAUSE_S = 0.002
 """Between two slices; longer while clients would notice.  A million rows are read in twenty seconds."""
 _BARRIER_S = 0.005
@@ -200,15 +201,21 @@ class Trees:
         scan = self._engine.scan(after + b"\0" if after != prefix else prefix, prefix + b"\xff")
         peek = self._registers.peek
         rows: list[tuple[bytes, Image]] = []
+        size_bytes = 0
+        is_last = True
         try:
-            for key, image in islice(scan, SLICE_ROWS):
+            for key, image in scan:
                 register = peek(key)
                 if register is not None:
                     image = register.shown if is_shown else register.image
                 rows.append((key, image))
+                size_bytes += len(image.committed.body) + len(image.overlay)
+                if len(rows) == SLICE_ROWS or size_bytes > SLICE_BYTES:
+                    is_last = False
+                    break
         finally:
             scan.close()
-        return rows, len(rows) < SLICE_ROWS
+        return rows, is_last
 
     def shown(self, key: bytes) -> Image:
         """Return what this node shows of a key (R6), without keeping it in memory.  Raises DamagedRow."""
