@@ -24,7 +24,6 @@ from collections.abc import Iterable
 
 from xxhash import xxh3_64_intdigest
 
-from kvclient.wire.values import VERSION_BYTES
 from kvnode.core.record import Image
 
 LEVELS = (6, 9, 12)
@@ -43,11 +42,12 @@ def item_of(key: bytes, image: Image) -> int:
 
     Promises and accepted entries are no data (R13).  A settled tombstone and an absent key are equal (R38).
     """
-    overlay = image.overlay
-    version = b"" if image.settled else image.committed.body[:VERSION_BYTES]
+    body, overlay, settled = image[4][0], image[5], image[6]  # by number: every write comes here twice
     if overlay:
-        return xxh3_64_intdigest(key + version + overlay[1 : 1 + VERSION_BYTES], 1)
-    return xxh3_64_intdigest(key + version) if version else 0
+        if settled or not body:
+            return xxh3_64_intdigest(key + overlay[1:45], 1)
+        return xxh3_64_intdigest(key + body[:44] + overlay[1:45], 1)
+    return 0 if settled or not body else xxh3_64_intdigest(key + body[:44])
 
 
 def shorten(node: int, salt: int) -> int:

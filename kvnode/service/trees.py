@@ -80,6 +80,7 @@ class Trees:
         self._copies = {name.encode(): store.replicas for name, store in config.stores.items()}
         self._copies_default = self._copies[b"default"]
         self.all_copies = sorted(set(self._copies.values()))
+        self._is_mixed = len(self.all_copies) > 1
         per_partition = config.limits.tree_leaves_max // config.partitions
         self.bits = max(LEVELS[0], min(BITS_MAX, per_partition.bit_length() - 1))
         preference = placements.ring.preference
@@ -112,7 +113,7 @@ class Trees:
 
     def copies_of(self, key: bytes) -> int:
         """Return how many copies there are of a row key's store."""
-        if len(self.all_copies) == 1:
+        if not self._is_mixed:
             return self._copies_default
         return self._copies.get(key[2 : key.index(0, 2)], self._copies_default)
 
@@ -120,13 +121,13 @@ class Trees:
 
     def on_change(self, key: bytes, before: Image, after: Image) -> None:
         """Take a change of what a key holds (R32); O(1), and nothing at all before the key's tree is built."""
-        partition = int.from_bytes(key[:2], "big")
+        partition = key[0] << 8 | key[1]
         trees, building = self._trees[partition], self._building
         is_building = building is not None and building.partition == partition
         if trees is None and not is_building:
             return
         old, new = item_of(key, before), item_of(key, after)
-        copies = self.copies_of(key)
+        copies = self.copies_of(key) if self._is_mixed else self._copies_default
         if old == new or copies not in self._owned[partition]:
             return
         position = position_of(key)
