@@ -12,7 +12,12 @@ make it.  So the node goes on from the last good time by the monotonic clock unt
   machine that was suspended; a correction), and the node follows it.
 
 With every other node out of reach it keeps the time that it has: behind is harmless, ahead is not.  A clock that goes
-back is followed at once; stamps never go back (R3).  What is wrong from the start on does not show here (R4).
+back is followed at once; stamps never go back (R3).  What is wrong from the start on does not show here (R4), nor does
+a clock that runs fast, or leaps again and again by less than what is allowed.
+
+Invariant: the monotonic clock is read before the wall clock.  Whatever stops the process between the two readings then
+looks like a leap that is over with the next reading; the other way round the wall clock would be taken for late, and
+when it is right again for leapt.
 """
 
 from __future__ import annotations
@@ -31,8 +36,8 @@ class SteadyClock:
     def __init__(self, clock: Clock, leap_ms_max: int) -> None:
         self._clock = clock
         self._leap_ms_max = leap_ms_max
-        self._anchor_ms = clock.wall_ms()
         self._anchor_s = clock.monotonic_s()
+        self._anchor_ms = clock.wall_ms()
         self._limit_ms = self._anchor_ms + leap_ms_max
         self.leap_ms = 0
         """How far the machine's wall clock is ahead of the time that this node goes by; 0: they are the same."""
@@ -42,7 +47,7 @@ class SteadyClock:
         now_ms = self._clock.wall_ms()
         if self._anchor_ms <= now_ms < self._limit_ms and not self.leap_ms:
             return now_ms
-        return self._judge(now_ms)
+        return self._judge()
 
     def machine_ms(self) -> int:
         """Return the machine's wall clock, whatever is thought of it: what the others compare theirs with."""
@@ -52,15 +57,16 @@ class SteadyClock:
         """Return the monotonic clock."""
         return self._clock.monotonic_s()
 
-    def _judge(self, now_ms: int) -> int:
+    def _judge(self) -> int:
         """Follow the wall clock, or hold the time if it has leapt."""
         now_s = self._clock.monotonic_s()
+        now_ms = self._clock.wall_ms()
         expected_ms = self._anchor_ms + round((now_s - self._anchor_s) * 1000)
         leap_ms = now_ms - expected_ms
         if leap_ms <= self._leap_ms_max:
             if self.leap_ms:
                 _log.warning("the wall clock is back where it was expected; this node follows it again")
-            self._follow(now_ms, now_s)
+            self._follow(now_s, now_ms)
             return now_ms
         if not self.leap_ms:
             _log.warning(
@@ -71,8 +77,8 @@ class SteadyClock:
         self.leap_ms = leap_ms
         return expected_ms
 
-    def _follow(self, now_ms: int, now_s: float) -> None:
-        self._anchor_ms, self._anchor_s = now_ms, now_s
+    def _follow(self, now_s: float, now_ms: int) -> None:
+        self._anchor_s, self._anchor_ms = now_s, now_ms
         self._limit_ms = now_ms + self._leap_ms_max
         self.leap_ms = 0
 
@@ -84,4 +90,4 @@ class SteadyClock:
         same = sum(abs(offset - self.leap_ms) <= self._leap_ms_max for offset in offsets_ms)
         if (same + 1) * 2 > nodes:
             _log.warning("the other nodes bear the wall clock out: this node follows it, %d ms ahead", self.leap_ms)
-            self._follow(self._clock.wall_ms(), self._clock.monotonic_s())
+            self._follow(self._clock.monotonic_s(), self._clock.wall_ms())

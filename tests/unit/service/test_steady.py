@@ -12,15 +12,23 @@ class Machine:
 
     def __init__(self) -> None:
         self.now_ms, self.now_s = 1_700_000_000_000, 50.0
+        self.stop_s = 0.0
+        """For how long the process is stopped right after it has read either clock for the next time."""
 
     def wall_ms(self) -> int:
-        return self.now_ms
+        return self._read()[0]
 
     def machine_ms(self) -> int:
         return self.now_ms
 
     def monotonic_s(self) -> float:
-        return self.now_s
+        return self._read()[1]
+
+    def _read(self) -> tuple[int, float]:
+        now = self.now_ms, self.now_s
+        stop_s, self.stop_s = self.stop_s, 0.0
+        self.elapse(stop_s)
+        return now
 
     def elapse(self, seconds: float, leap_ms: int = 0) -> None:
         self.now_s += seconds
@@ -43,6 +51,23 @@ def test_a_clock_that_runs_is_followed_however_seldom_it_is_read(
 ) -> None:
     for _ in range(5):
         machine.elapse(pause_s)
+        assert steady.wall_ms() == machine.now_ms
+        assert steady.leap_ms == 0
+
+
+def test_a_process_that_is_stopped_between_two_readings_follows_its_clock_when_it_goes_on(machine: Machine) -> None:
+    machine.stop_s = 60.0
+    steady = SteadyClock(machine, 500)
+    machine.elapse(1.0)
+    steady.wall_ms()
+    assert steady.wall_ms() == machine.now_ms
+    for reading in range(4):
+        machine.elapse(1.0)
+        for _ in range(reading):
+            steady.wall_ms()
+        machine.stop_s = 60.0
+        steady.wall_ms()
+        steady.wall_ms()
         assert steady.wall_ms() == machine.now_ms
         assert steady.leap_ms == 0
 
