@@ -4,7 +4,8 @@ Decides: when to dial, when a link counts as up, how far the other's clock is of
 at the other end is the right one (`PeerHandler.accept_welcome`, R1) and what to do about a clock (R4).
 
 Invariants: `links[i]` is set exactly between `on_peer_up(i)` and `on_peer_lost(i)`; at most one connection or attempt
-per node exists at any moment.  A measured offset outlives its link (R4).
+per node exists at any moment.  A measured offset outlives its link (R4), and the time that this node goes by: samples
+are held against the monotonic clock, so when our wall clock is set all of them tell of it at once, not one by one.
 
 Dialling again waits a random time whose upper end doubles from `reconnect_min_s` to `reconnect_max_s`, so that nodes
 that lost each other do not meet in storms; the first PONG of a link sets it back.
@@ -38,13 +39,14 @@ _log = logging.getLogger(__name__)
 class _Peer:
     """What is known of one other node."""
 
-    __slots__ = ("attempt", "complaint", "failures", "host", "index", "offsets_ms", "port", "rtt_ms", "timer")
+    __slots__ = ("attempt", "complaint", "failures", "host", "index", "port", "rtt_ms", "samples_ms", "timer")
 
     def __init__(self, index: int, host: str, port: int) -> None:
         self.index, self.host, self.port = index, host, port
         self.failures = 0
         self.complaint = ""
-        self.offsets_ms: deque[float] = deque(maxlen=_SAMPLES)
+        self.samples_ms: deque[float] = deque(maxlen=_SAMPLES)
+        """How far its wall clock was ahead of our monotonic one."""
         self.rtt_ms: float | None = None
         self.attempt: asyncio.Task[None] | None = None
         self.timer: TimerHandle | None = None
@@ -94,9 +96,9 @@ class Peers:
         await self._stack.aclose()
 
     def offset_ms(self, index: int) -> int | None:
-        """Return how far node `index`'s wall clock is ahead of ours: the median of the last samples; None: none yet."""
-        samples = self._peers[index].offsets_ms
-        return round(median(samples)) if samples else None
+        """Return how far node `index`'s wall clock is ahead of our time: the median of the last samples; None: none."""
+        samples_ms, clock = self._peers[index].samples_ms, self._runtime.clock
+        return round(median(samples_ms) + clock.monotonic_s() * 1e3 - clock.wall_ms()) if samples_ms else None
 
     def rtt_ms(self, index: int) -> float | None:
         """Return the last measured round trip to node `index` in milliseconds; None: none yet."""
@@ -141,7 +143,8 @@ class Peers:
     def on_pong(self, link: Link, sent_ns: int, wall_ms: int) -> None:
         """Take one sample: the answerer read its clock about half a round trip ago."""
         clock = self._runtime.clock
-        rtt_s = clock.monotonic_s() - sent_ns / 1e9
+        now_s = clock.monotonic_s()
+        rtt_s = now_s - sent_ns / 1e9
         if not 0 <= rtt_s <= _RTT_S_MAX:
             return
         peer = self._peers[link.index]
@@ -149,7 +152,7 @@ class Peers:
         peer.failures = 0
         if peer.rtt_ms > self._limits.max_offset_ms / 4:
             return  # a sample is off by up to half its round trip: one side was paused or busy, its clock may be fine
-        peer.offsets_ms.append(wall_ms - (clock.wall_ms() - peer.rtt_ms / 2))
+        peer.samples_ms.append(wall_ms - (now_s * 1e3 - peer.rtt_ms / 2))
 
     def on_ended(self, link: Link) -> None:
         """Tell the handler, and dial again."""

@@ -189,10 +189,10 @@ async def test_offsets_are_the_median_of_the_last_samples_and_outlive_the_link()
             one.clock.now_s += 0.010
             rtt_ms = one.clock.now_s * 1000 - ping[1] / 1e6
             wall_ms = round(one.clock.wall_ms() - rtt_ms / 2 + offset_ms)  # read when half of the round trip was over
-            rtts = one.peers._peers[0].offsets_ms
-            count = len(rtts)
+            samples = one.peers._peers[0].samples_ms
+            count = len(samples)
             await stranger.say((PONG, ping[1], wall_ms))
-            while len(rtts) == count:
+            while len(samples) == count:
                 await asyncio.sleep(0)
             one.timers.advance(Limits().heartbeat_s)
         assert one.peers.offset_ms(0) == 120
@@ -200,6 +200,9 @@ async def test_offsets_are_the_median_of_the_last_samples_and_outlive_the_link()
         stranger.hang_up()
         await one.caller.until(lambda: one.caller.count("lost", 0) == 1)
         assert one.peers.offset_ms(0) == 120
+        one.clock.now_s += 30
+        one.clock.offset_ms += 5_000  # our clock was set: that shows at once, also against whoever is out of reach
+        assert one.peers.offset_ms(0) == 120 - 5_000
 
 
 @pytest.mark.parametrize("sent_ns", [-1, 0, 1 << 62])
