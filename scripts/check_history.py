@@ -8,7 +8,7 @@ key; a violation is shown with the smallest part of the history that contradicts
 Exit code:
   0  nothing is violated
   1  something is
-  2  the history cannot be read
+  2  the history cannot be read, or there is nothing in it
   3  nothing is violated, but some keys could not be judged: too many unknown outcomes on one key (docs/testing.md)
 """
 
@@ -55,7 +55,13 @@ def main(file: Path, keys: tuple[str, ...], as_json: bool, html: Path | None, st
         console.print(f"[red]{escape(str(error))}", highlight=False)
         sys.exit(2)
     if keys:
+        missing = set(keys) - {operation.key for operation in operations}
+        if missing:
+            raise click.BadParameter(f"{file} has no operation on {', '.join(sorted(missing))}", param_hint="--key")
         operations = [operation for operation in operations if operation.key in keys]
+    if not operations:
+        console.print(f"[red]{escape(str(file))} holds no operation: there is nothing to judge", highlight=False)
+        sys.exit(2)
     report = judge(operations, steps_max=steps)
     if html is not None:
         html.write_text(timeline.page(report, operations, f"The history {file.name}"), encoding="utf-8")

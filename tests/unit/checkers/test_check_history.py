@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,15 @@ def test_the_report_is_json_on_demand(tmp_path: Path) -> None:
 
 
 def test_only_the_keys_asked_for_are_judged(tmp_path: Path) -> None:
-    assert check(tmp_path, history(*BAD), "--key", "other").exit_code == 0
-    assert check(tmp_path, history(*BAD), "--key", "k", "--key", "other").exit_code == 1
+    other = replace(wrote("c", 0, 1), key="other")
+    assert check(tmp_path, history(*BAD, other), "--key", "other").exit_code == 0
+    assert check(tmp_path, history(*BAD, other), "--key", "k", "--key", "other").exit_code == 1
+
+
+def test_nothing_is_not_judged_as_good(tmp_path: Path) -> None:
+    """A key that was misspelt, a recorder that wrote nothing."""
+    assert check(tmp_path, history(*BAD), "--key", "other").exit_code == 2
+    assert check(tmp_path, []).exit_code == 2
 
 
 @pytest.fixture
