@@ -47,8 +47,12 @@ class Cluster:
         self.small_disk = small_disk
         """The disk of the first node, if it could be given one of its own."""
         self.were_ahead: set[str] = set()
-        """Nodes whose clock has been further ahead than tolerated: they refuse what needs a later time than theirs."""
+        """Nodes that were started while their clock was further ahead than tolerated: they believe it, and then refuse
+        what needs a later time than theirs.  One whose clock leaps while it runs is not fooled (`service.steady`)."""
         self._faults = faults
+        self._offsets_ms = dict.fromkeys(self.names, 0)
+        self._disks: dict[str, dict[str, Any]] = {name: {} for name in self.names}
+        self._starting: set[str] = set()
         self._excuses: list[Death] = []
 
     @property
@@ -92,7 +96,12 @@ class Cluster:
 
     async def restart(self, *names: str) -> None:
         """Start nodes again, after draining them if they run.  Raises LocalError, with what the node said."""
-        await asyncio.gather(*(self._ask(do="restart", node=name) for name in names))
+        self._starting |= set(names)
+        self._note_ahead()
+        try:
+            await asyncio.gather(*(self._ask(do="restart", node=name) for name in names))
+        finally:
+            self._starting -= set(names)
 
     async def status(self, name: str) -> str:
         """Return how a node is: serving, down, paused, ..."""
@@ -115,11 +124,24 @@ class Cluster:
 
     # -- clocks and disks
 
-    def fault(self, name: str, **facts: Any) -> None:
-        """Make a node's clock or disk go wrong in exactly this way; without facts it is healthy."""
-        if facts.get("clock_offset_ms", 0) > self.config.limits.max_offset_ms:
-            self.were_ahead.add(name)
+    def set_clock(self, name: str, offset_ms: int = 0) -> None:
+        """Make a node's clock wrong by so much; 0: right."""
+        self._offsets_ms[name] = offset_ms
+        self._note_ahead()
+        self._write(name)
+
+    def set_disk(self, name: str, **facts: Any) -> None:
+        """Make a node's disk go wrong in exactly this way; without facts it is healthy."""
+        self._disks[name] = facts
+        self._write(name)
+
+    def _write(self, name: str) -> None:
+        facts = {"clock_offset_ms": self._offsets_ms[name], **self._disks[name]}
         statefile.write_atomically(self._faults / f"{name}.json", json.dumps(facts))
+
+    def _note_ahead(self) -> None:
+        tolerated_ms = self.config.limits.max_offset_ms
+        self.were_ahead |= {name for name in self._starting if self._offsets_ms[name] > tolerated_ms}
 
     # -- afterwards
 
@@ -129,7 +151,8 @@ class Cluster:
         if self.small_disk is not None:
             self.small_disk.free()
         for name in self.names:
-            self.fault(name)
+            self.set_clock(name)
+            self.set_disk(name)
         for name in self.names:
             state = await self.status(name)
             if state == "paused":

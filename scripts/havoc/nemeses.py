@@ -263,10 +263,10 @@ async def _jumps(attack: Attack, offsets_ms: list[int]) -> None:
         for _ in range(4):
             offset_ms = attack.rng.choice(offsets_ms)
             attack.say(f"the clock of {victim} is off by {offset_ms / 1000:+g} s")
-            attack.cluster.fault(victim, clock_offset_ms=offset_ms)
+            attack.cluster.set_clock(victim, offset_ms)
             await attack.wait(0.2)
     finally:
-        attack.cluster.fault(victim)
+        attack.cluster.set_clock(victim)
         attack.say(f"the clock of {victim} is right")
 
 
@@ -286,11 +286,11 @@ async def clock_ahead(attack: Attack) -> None:
 async def clock_skew(attack: Attack) -> None:
     """Set every clock wrong, each in its way, within what nodes tolerate of each other."""
     for name in attack.cluster.names:
-        attack.cluster.fault(name, clock_offset_ms=attack.rng.randrange(-200, 200))
+        attack.cluster.set_clock(name, attack.rng.randrange(-200, 200))
     attack.say("every clock is off by up to 0.2 s")
     await attack.wait(0.8)
     for name in attack.cluster.names:
-        attack.cluster.fault(name)
+        attack.cluster.set_clock(name)
     attack.say("every clock is right")
 
 
@@ -300,12 +300,12 @@ async def clock_back_restart(attack: Attack) -> None:
     victim = attack.victim()
     attack.say(f"SIGKILL to {victim}, and its clock goes back a minute")
     await attack.cluster.kill(victim)
-    attack.cluster.fault(victim, clock_offset_ms=-60_000)
+    attack.cluster.set_clock(victim, -60_000)
     try:
         await attack.cluster.restart(victim)
         await attack.wait(0.5)
     finally:
-        attack.cluster.fault(victim)
+        attack.cluster.set_clock(victim)
         attack.say(f"the clock of {victim} is right")
 
 
@@ -319,7 +319,7 @@ async def disk_full(attack: Attack) -> None:
     if disk is None:
         victim = attack.victim()
         attack.say(f"the disk of {victim} counts as full (injected)")
-        attack.cluster.fault(victim, is_full=True)
+        attack.cluster.set_disk(victim, is_full=True)
     else:
         victim = attack.cluster.names[0]
         attack.say(f"the disk of {victim} is filled up to its reserve")
@@ -327,7 +327,7 @@ async def disk_full(attack: Attack) -> None:
     try:
         await attack.wait(0.75)
     finally:
-        attack.cluster.fault(victim)
+        attack.cluster.set_disk(victim)
         if disk is not None:
             disk.free()
         attack.say(f"{victim} has room again")
@@ -360,11 +360,11 @@ async def slow_sync(attack: Attack) -> None:
     """Let every sync of one node take up to a second more."""
     victim, delay_s = attack.victim(), attack.rng.choice([0.05, 0.3, 1.0])
     attack.say(f"every sync of {victim} takes {delay_s:g} s more")
-    attack.cluster.fault(victim, sync_delay_s=delay_s)
+    attack.cluster.set_disk(victim, sync_delay_s=delay_s)
     try:
         await attack.wait(0.8)
     finally:
-        attack.cluster.fault(victim)
+        attack.cluster.set_disk(victim)
         attack.say(f"{victim} syncs as before")
 
 
@@ -374,11 +374,11 @@ async def failing_sync(attack: Attack) -> None:
     victim, failure = attack.victim(), attack.rng.choice(["lost", "kept"])
     attack.cluster.excuse(victim, "made on purpose")
     attack.say(f"the next sync of {victim} fails, its rows are {failure}")
-    attack.cluster.fault(victim, sync_failure=failure)
+    attack.cluster.set_disk(victim, sync_failure=failure)
     try:
         await attack.wait(0.5)
     finally:
-        attack.cluster.fault(victim)
+        attack.cluster.set_disk(victim)
         attack.say(f"{victim} is started again")
         await attack.cluster.restart(victim)
 

@@ -55,6 +55,8 @@ class Course:
     operations: list[Operation] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
+    were_ahead: set[str] = field(default_factory=set)
+    """Nodes that may refuse writes also at rest (see `Cluster.were_ahead`)."""
     troubles: list[str] = field(default_factory=list)
     """Nodes that did not come back, and nemeses that could not do their work."""
 
@@ -80,6 +82,7 @@ async def run(cluster: Cluster, course: Course, recorder: Recorder, clients: int
     await load.read_finally()
     course.operations = recorder.operations
     course.unread = load.unread
+    course.were_ahead = cluster.were_ahead
     course.deaths = cluster.deaths()
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
-from checkers.operation import Operation
+from checkers.operation import Mode, Operation
 
-from scripts.havoc import report, schedule, verdict
+from kvnode.local import detached, statefile
+from kvnode.local.supervisor import NodeProcess
+from scripts.havoc import cluster, report, schedule, verdict
 from scripts.havoc.cluster import Death
 from scripts.havoc.measure import SECOND_NS
+from scripts.havoc.nemeses import NEMESES
 from scripts.havoc.run import Course, Window
 from scripts.havoc.workload import Unread
 
@@ -94,3 +99,38 @@ def test_reads_that_fail_alike_are_one_violation(course: Course) -> None:
     course.unread = [Unread(f"k{number}", "strong", "n1", "late") for number in range(100)]
     (words,) = verdict.of(course).violations
     assert words == "liveness: n1: 100 strong reads failed (k0, k1, k2, ...): late"
+
+
+@pytest.mark.parametrize("mode", ["strong", "eventual"])
+def test_a_node_that_takes_no_writes_at_rest_is_a_violation_unless_its_clock_was_ahead_at_its_start(
+    course: Course, mode: Mode
+) -> None:
+    refused = Operation(0, 0, "write", "k", mode=mode, call_ns=course.rest_ns, return_ns=course.rest_ns, status="fail",
+                        node="n1", error="no")  # fmt: skip
+    course.operations += [replace(refused, index=100 + number, value=f"w{number}") for number in range(3)]
+    (words,) = verdict.of(course).violations
+    assert words == f"liveness: n1: at rest none of 3 {mode} writes succeeded: no"
+    course.were_ahead = {"n1"}
+    assert verdict.of(course).is_ok
+
+
+def test_an_outage_is_a_violation_where_a_majority_is_left(course: Course) -> None:
+    window = course.windows[0]
+    course.operations.clear()
+    for names, is_ok in ((("kill-one",), False), (("kill-all",), True), (("kill-one", "partition"), True)):
+        nemeses = tuple(NEMESES[name] for name in names)
+        course.windows = [Window(nemeses, window.begin_ns, window.begin_ns + 6 * SECOND_NS)]
+        assert verdict.of(course).is_ok == is_ok
+
+
+def test_the_words_of_the_supervisor_about_a_death_are_understood(tmp_path: Path) -> None:
+    """Else no death would ever be seen."""
+    config = cluster.plan_cluster(tmp_path, 3)
+    hurt = cluster.Cluster(config, tmp_path, None)
+    log = hurt.directory / statefile.LOGS / detached.LOG_NAME
+    log.parent.mkdir(parents=True)
+    nodes = [NodeProcess(node, hurt.directory) for node in config.nodes]
+    log.write_text("".join(f"{node.epitaph(7, code)}\n" for node, code in zip(nodes, (1, -9, 0), strict=True)))
+    assert [death.node for death in hurt.deaths()] == ["n1", "n2", "n3"]
+    hurt.excuse("n2", "SIGKILL")
+    assert [death.node for death in hurt.deaths()] == ["n1", "n3"]
