@@ -52,7 +52,9 @@ console = Console(highlight=False)
 @click.command(help=__doc__, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seeds", default="200", show_default=True, metavar="N|A:B", help="How many seeds, or from A up to B.")
 @click.option("--seconds", type=float, help="Run seeds for so long instead.")
-@click.option("--jobs", type=int, default=max(1, (os.cpu_count() or 2) - 1), show_default=True, help="Processes.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=max(1, (os.cpu_count() or 2) - 1), show_default=True, help="Processes."
+)
 @click.option("--seed", type=int, help="Run one seed again.")
 @click.option("--scenario", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Run a file.")
 @click.option("--shrink", "is_shrunk", is_flag=True, help="Make a failing scenario small; writes it to --out.")
@@ -95,6 +97,8 @@ def range_of(text: str, *, endless: bool) -> range:
         start, stop = (int(first), int(end)) if colon else (0, int(first))
     except ValueError:
         raise click.BadParameter(f"{text!r} is neither a number nor A:B", param_hint="--seeds") from None
+    if not endless and start >= stop:
+        raise click.BadParameter(f"{text!r} is no seed at all, which would prove nothing", param_hint="--seeds")
     return range(start, start + SEEDS_MAX) if endless else range(start, stop)
 
 
@@ -169,7 +173,9 @@ class Run:
                 console.print(f"  [red]{count:5d}[/]  {escape(check)}")
             if not self.failures:
                 console.print("[bold red]the mistake was not found[/]" if self.mutant else "[bold green]all held[/]")
-        return int(bool(self.failures) != bool(self.mutant))
+            elif self.mutant and not any(each.is_mistake_found for each in self.failures):
+                console.print("[bold red]an exception finds no mistake: the patch may not fit the product any more[/]")
+        return int(not any(each.is_mistake_found for each in self.failures) if self.mutant else bool(self.failures))
 
 
 def replay(source: str, mutant: str) -> str:

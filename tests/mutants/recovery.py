@@ -12,12 +12,12 @@ from kvnode.node import Node
 from kvnode.service.replica import Replica
 
 
-def _for_ever(ask: Callable[[Any], bool], answer: bool) -> Callable[[Any], bool]:
+def _for_ever(ask: Callable[..., bool], answer: bool) -> Callable[..., bool]:
     """Return a question that goes on being answered as soon as it once was `answer`."""
     settled: dict[int, Any] = {}
 
-    def asked(of: Any) -> bool:
-        if ask(of) is answer:
+    def asked(of: Any, *arguments: Any) -> bool:
+        if ask(of, *arguments) is answer:
             settled[id(of)] = of  # held, so that no other gets its id
         return answer if id(of) in settled else not answer
 
@@ -29,5 +29,5 @@ def a_clock_is_wrong_for_ever(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_disk_is_clogged_for_ever(patch: pytest.MonkeyPatch) -> None:
-    honest: Any = Replica._is_clogged
-    patch.setattr(Replica, "_is_clogged", property(_for_ever(honest.fget, answer=True)))
+    honest: Any = Replica.is_clogged
+    patch.setattr(Replica, "is_clogged", property(_for_ever(honest.fget, answer=True)))

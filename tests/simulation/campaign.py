@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 from mutants.registry import BY_NAME
-from simulation.run import Problem, Verdict, run
+from simulation.run import EXCEPTION, Problem, Verdict, run
 from simulation.scenario import Scenario
 from simulation.swarm import NO_BIAS, Bias, draw
 
@@ -30,10 +30,18 @@ class Outcome:
     problem: Problem | None
     digest: str
     operations: int
+    answered: int
+    """How many of them were answered, be it with a refusal; the rest failed, or nobody knows."""
     steps: int
     virtual_s: float
     elapsed_s: float
     unjudged: int = 0
+
+    @property
+    def is_mistake_found(self) -> bool:
+        """True if a check failed.  That a node died of an exception may only show that the patch does not fit the
+        product any more, and would then go unnoticed for ever."""
+        return self.problem is not None and not self.problem.check.startswith(EXCEPTION)
 
 
 @contextmanager
@@ -65,6 +73,7 @@ def run_seed(seed: int, mutant: str = "") -> Outcome:
         verdict.problem,
         verdict.digest,
         len(verdict.history),
+        verdict.count("ok"),
         verdict.steps,
         verdict.virtual_s,
         time.perf_counter() - started_s,

@@ -139,8 +139,8 @@ class Rest:
             if host.is_serving:
                 some = (f"w{host.index}", *keys[host.index :: len(hosts)])
                 await self._spawned(_writer_at(host), partial(self._write_at, host, some))
-            elif host.index not in self._nemesis.damaged:
-                broken("a node does not serve after all faults have ended", f"{host.name}: {host.death}")
+            else:
+                self._check_damaged(host)
 
     async def _write_at(self, host: SimHost, keys: tuple[str, ...]) -> None:
         for other in self._world.hosts:
@@ -173,6 +173,12 @@ class Rest:
                 return
             await asyncio.sleep(poll_s)
             poll_s = min(2 * poll_s, POLL_S_MAX)
+        self._check_damaged(host)
+
+    def _check_damaged(self, host: SimHost) -> None:
+        """Nothing else is a reason not to serve."""
+        if host.index not in self._nemesis.damaged:
+            broken("a node does not serve after all faults have ended", f"{host.name}: {host.death}")
 
     # -- agreement
 

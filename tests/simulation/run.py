@@ -32,6 +32,8 @@ from kvnode.config import Config, Limits, NodeConfig, StoreConfig, local
 from kvnode.core.register import InvariantViolation
 
 PARTITIONS: Final = 8
+EXCEPTION: Final = "an exception"
+"""How the name of a check begins if what it caught is an exception that nobody expects."""
 HEALING: Final[dict[str, Any]] = {"repair_interval_s": 3.0, "tree_rebuild_s": 24.0, "tree_leaves_max": 1 << 12}
 """What nodes do in minutes and days they do in seconds here; a scenario's own limits go before."""
 _STEPS_MAX: Final = 3_000_000
@@ -101,7 +103,7 @@ def problems() -> Iterator[None]:
             raise cause from defect
         if isinstance(cause, InvariantViolation):
             raise Violation("an invariant", str(cause)) from defect
-        raise Violation(f"an exception: {type(cause).__name__}", f"{defect}: {cause!r}") from defect
+        raise Violation(f"{EXCEPTION}: {type(cause).__name__}", f"{defect}: {cause!r}") from defect
     except InvariantViolation as violation:
         raise Violation("an invariant", str(violation)) from violation
 

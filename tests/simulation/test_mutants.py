@@ -14,8 +14,10 @@ pytestmark = pytest.mark.patches
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
-    found = next((outcome for outcome in campaign(range(mutant.seeds), mutant=mutant.name) if outcome.problem), None)
+    outcomes = campaign(range(mutant.seeds), mutant=mutant.name)
+    found = next((outcome for outcome in outcomes if outcome.problem is not None), None)
     assert found is not None, f"{mutant.name} ({mutant.rule}) survived {mutant.seeds} seeds"
+    assert found.is_mistake_found, f"{mutant.name} does not fit the product: {found.problem}"
 
 
 @pytest.mark.parametrize("bias", {repr(mutant.bias): mutant.bias for mutant in MUTANTS}.values())
