@@ -27,12 +27,16 @@ import click
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # the checkers live there
 
 from checkers.history import Recorder
+from checkers.operation import describe
 
 from kvnode.cli import show
 from scripts.havoc import cluster, disks, measure, perseus, report, run, schedule, verdict
 from scripts.havoc.nemeses import NEMESES
 
 HEADERS = ("fault", "ok", "failed", "unknown", "p50 ms", "p99 ms", "longest gap s", "without strong s")
+
+EVIDENCE_MAX = 10
+"""Operations shown of each violation; the report has all of them."""
 
 
 @click.command(help=__doc__)
@@ -106,8 +110,12 @@ def _tell(course: run.Course, judged: verdict.Verdict, page: Path | None) -> Non
     rows = [_row(name, measure.summary(course.operations, begin, end)) for name, begin, end in spans]
     print(show.table(HEADERS, rows))
     print(show.table(("checker", "verdict", "judged"), [(j.name, j.verdict, j.judged) for j in judged.judgements]))
-    for words in judged.violations:
-        print(f"VIOLATION {words}")
+    for judgement in judged.judgements:
+        for violation in judgement.violations:
+            print(f"VIOLATION {judgement.name}: {violation.key}: {violation.words}")
+            for operation in violation.finding.evidence[:EVIDENCE_MAX] if violation.finding else ():
+                asked_s = (operation.call_ns - course.begin_ns) / 1e9
+                print(f"  at {asked_s:.3f} s  process {operation.process} {operation.node}: {describe(operation)}")
     print(f"the full disk was {course.disk}")
     if page is not None:
         print(f"the report is in {page}")
