@@ -40,6 +40,7 @@ from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
 from kvnode.service.requests import Statistics
 from kvnode.service.steady import SteadyClock
+from kvnode.service.upkeep import Upkeep
 from kvnode.storage.engine import Engine
 
 EPOCH = 1
@@ -75,6 +76,10 @@ class Node:
         self.exchanges = Exchanges(len(config.nodes))
         self._build_replica(identity)
         self._build_coordinator(identity)
+        self.upkeep = Upkeep(
+            config, self.home, EPOCH, engine, self.registers, self.replica, self.exchanges,
+            self.consensus, self.placements, self.pace, runtime,
+        )  # fmt: skip
         self._table = self._handlers()
         self._build_network(dialled or {})
         self.state = "joining"
@@ -173,24 +178,20 @@ class Node:
         self.exchanges.on_peer_up(self.home, home_link)
 
     def _handlers(self) -> dict[int, Callable[[Any, Any], None]]:
-        replies = (m.PROMISE, m.ACCEPTED, m.NACK, m.UNSEEN, m.REFUSED, m.DIGEST, m.WRITTEN, m.FORWARDED)
+        replies = (m.PROMISE, m.ACCEPTED, m.NACK, m.UNSEEN, m.REFUSED, m.DIGEST, m.WRITTEN, m.FORWARDED, m.PURGED)
         trees = (m.TREE_DIFFER, m.TREE_LACKS, m.RECORDED)
         return {
             **self.replica.handlers(),
+            **self.upkeep.handlers(),
             **self.coordinator.handlers(),
             **self.healing.handlers(),
             **dict.fromkeys(replies + trees, self.exchanges.on_reply),
             m.FORWARD: self.coordinator.on_forward,
             m.UNKNOWN_BALLOT: self.commits.on_unknown_ballot,
-            m.BELOW_FLOOR: self._on_below_floor,
         }
 
     def _deliver(self, link: HomeLink, message: Message) -> None:
         self._table[message[0]](link, message)
-
-    def _on_below_floor(self, link: exchange.Link, message: Message) -> None:
-        """A commit met a floor: the record is settled above it by a round (R12)."""
-        self.consensus.settle(message[1], self.placements.of(message[1][2:]))
 
     # -- start and stop
 
@@ -249,6 +250,8 @@ class Node:
         self.coordinator.sweep(now_s)
         self.inspection.sweep(now_s)
         self.healing.sweep(now_s)
+        if self.coordinator.is_serving:
+            self.upkeep.sweep(now_s)
         offsets_ms = self._offsets_ms()
         self.clock.hear(offsets_ms, len(self.config.nodes))
         self.eventual.clock_is_good = self._clock_is_good(offsets_ms)
@@ -381,6 +384,7 @@ class Node:
             "hints": 0,
             **self.healing.facts(),
             "repairs": statistics.repairs + self.healing.mending.repaired,
+            **self.upkeep.facts(),
             "superseded": self.replica.superseded,
             "incarnation": self.membership.own.incarnation,
             "uptime_s": round(clock.monotonic_s() - self._started_s, 3),

@@ -7,8 +7,10 @@ AssertionError with whatever does not hold; the same seed shows it again.
 from __future__ import annotations
 
 import random
+from collections import deque
 from dataclasses import dataclass, field
 
+import msgpack
 from checkers.keyed import NEVER_NS
 from checkers.search import Verdict, explain
 from checkers.steps import Kind, Step
@@ -21,6 +23,12 @@ from kvnode.config import Limits, StoreConfig
 
 SHAPES = [(3, 3, 2, 2)] * 5 + [(5, 5, 3, 3), (5, 5, 2, 4), (4, 4, 2, 3), (3, 3, 1, 3), (3, 3, 3, 1), (5, 3, 2, 2)]
 ATTEMPT_S = 1.5
+GC_GRACE_S = 100
+"""Of a run that reaps: longer than any message in it is late, but for those whose lateness must not matter."""
+LEAPS_S = (5.0, 30.0, 60.0)
+
+
+KINDS = ["put", "cas", "create", "delete", "get", "add", "weak put", "weak get", "weak delete"]
 
 
 @dataclass
@@ -61,7 +69,7 @@ class Client:
         rng, run = self.run.rng, self.run
         if run.is_ending:
             return
-        kind = rng.choices(["put", "cas", "create", "delete", "get", "add", "weak put", "weak get"], run.weights)[0]
+        kind = rng.choices(KINDS, run.weights)[0]
         key = "counter" if kind == "add" or (kind == "get" and rng.random() < 0.2) else rng.choice(run.keys)
         etag, needs = self.etags.get(key, ("", None))
         if kind == "cas" and not etag:
@@ -81,8 +89,9 @@ class Client:
             call = world.get(key, at, timeout_ms=1400)
         elif kind == "weak get":
             call = world.get(key, at, strong=False, r=self.run.rng.choice([1, 2]), timeout_ms=1400)
-        elif kind == "weak put":
-            call = world.write(key, doing.value, at, w=self.run.rng.choice([1, 1, 2]), timeout_ms=1400)
+        elif kind in ("weak put", "weak delete"):
+            value = doing.value if kind == "weak put" else None
+            call = world.write(key, value, at, w=self.run.rng.choice([1, 1, 2]), timeout_ms=1400)
         else:
             if kind == "add":
                 doing.value = b"%d" % (int(doing.needs or b"0") + 1)
@@ -103,7 +112,7 @@ class Client:
 
     def _advance(self, doing: Try) -> None:
         run, answer = self.run, doing.calls[-1].answer
-        if doing.kind in ("get", "weak get", "weak put"):
+        if doing.kind in ("get", "weak get", "weak put", "weak delete"):
             self._finish(doing)
             return
         applied = next((c for c in doing.calls if c.kind == m.APPLIED), None)
@@ -124,19 +133,25 @@ class Client:
 class Run:
     """One seed."""
 
-    def __init__(self, seed: int, steps: int = 700) -> None:
+    def __init__(self, seed: int, steps: int = 700, *, reaps: bool = False) -> None:
+        """`reaps`: much is deleted, time leaps now and then, and tombstones are purged meanwhile."""
         self.rng = random.Random(seed)
         self.seed, self.steps = seed, steps
         nodes, replicas, q1, q2 = self.rng.choice(SHAPES)
         limits = Limits(
-            registers_max=self.rng.choice([1, 2, 65536]), cached_promises_max=self.rng.choice([0, 1, 65536, 65536])
+            registers_max=self.rng.choice([1, 2, 65536]),
+            cached_promises_max=self.rng.choice([0, 1, 65536, 65536]),
+            scan_pause_s=20.0,
         )
-        store = StoreConfig("default", replicas=replicas, q1=q1, q2=q2)
+        self.reaps = reaps
+        store = StoreConfig("default", replicas=replicas, q1=q1, q2=q2, gc_grace_s=GC_GRACE_S if reaps else 86_400)
         self.world = WatchedWorld(nodes, seed, store=store, limits=limits)
         self.keys = ["a", "b"]
         self.is_mixed = self.rng.random() < 0.5
         weak = (0.6, 2.0) if self.is_mixed else (0.0, 0.5)
-        self.weights = [3, 3, 1.5, 1, 4, 3, *weak]
+        self.weights = [3, 3, 1.5, 1, 4, 3, *weak, 0.0]
+        if reaps:
+            self.weights = [1, 1, 3, 4, 3, 1, *weak, 0.8 * self.is_mixed]
         self.clients = [Client(self, number) for number in range(self.rng.choice([2, 3, 5]))]
         self.faults = {
             name for name in ("crash", "cut", "disk", "clock", "hold") if self.rng.random() < 0.6
@@ -171,6 +186,8 @@ class Run:
                 world.scheduler.now_s += rng.choice([0.0005, 0.003, 0.02, 0.2])
             if self.faults and rng.random() < 0.08:
                 self._fault(rng.choice(sorted(self.faults)))
+            if self.reaps and rng.random() < 0.02:
+                self._rest()
             world.invariants()
         self._heal()
         self._check()
@@ -191,11 +208,35 @@ class Run:
             elif world.hosts[node].is_up:
                 world.hold_disk(node)
         elif name == "clock":
-            world.set_clock(node, rng.choice([0, 0, 200, -200, 450, -450, -5000, 5000]))
+            offsets_ms = [0, 0, 200, -200, 450, -450] + [-5000, 5000] * (not self.reaps)
+            world.set_clock(node, rng.choice(offsets_ms))
         elif (node, other) in world.held:
             world.release(node, other)
         else:
             world.hold(node, other)
+
+    def _rest(self) -> None:
+        """Let clients do little, and time pass in leaps, so that some step of a purge falls between two faults."""
+        rng = self.rng
+        for _ in range(rng.choice([4, 12])):
+            self._leap()
+            for _ in range(rng.choice([50, 200, 400])):
+                self.world.micro()
+                if rng.random() < 0.02:
+                    self.world.scheduler.now_s += 0.05
+            if rng.random() < 0.1:
+                rng.choice(self.clients).step()
+            if self.faults and rng.random() < 0.2:
+                self._fault(rng.choice(sorted(self.faults)))
+            self.world.invariants()
+
+    def _leap(self) -> None:
+        """Let much time pass at once.  What is on its way comes late, as old as it is; but repairs out of another's
+        state are never older than gc_grace (R37), so those are lost."""
+        queues = self.world.queues
+        for pair, queue in queues.items():
+            queues[pair] = deque(packed for packed in queue if msgpack.unpackb(packed)[0] != m.REPAIR)
+        self.world.scheduler.now_s += self.rng.choice(LEAPS_S)
 
     def _crash(self, node: int) -> None:
         world, rng = self.world, self.rng
@@ -249,10 +290,10 @@ class Run:
             if answer is not None and answer[0] == m.ITEM:
                 self._record_read(client, doing)
             return
-        if doing.kind == "weak put":
+        if doing.kind in ("weak put", "weak delete"):
             self.weak_values[doing.key].add(doing.value)
             if answer is None or answer[0] == m.APPLIED or answer[3] == "unknown":
-                write = self._maybe(Kind.WRITE, doing, leaves=doing.value)
+                write = self._maybe(Kind.WRITE, doing, leaves=doing.value if doing.kind == "weak put" else None)
                 ended = self._now_ns() if answer is not None and answer[0] == m.APPLIED else NEVER_NS
                 self.history[doing.key].append(write._replace(fence=0, floats_until=ended))
             return
@@ -335,6 +376,24 @@ class Run:
             verdict, _ = explain(self.history[key])
             assert verdict is Verdict.EXPLAINED, f"{key} is not linearizable: {verdict.value}"
         self._check_counter()
+        if self.reaps:
+            self._check_reaped()
+
+    def _check_reaped(self) -> None:
+        """Check that what is deleted leaves no row anywhere, and that nothing of it ever comes back."""
+        world = self.world
+        for key in self.keys:
+            world.delete(key)
+            world.run(2.0)
+        world.run(400.0)
+        for key in self.keys:
+            rows = [index for index in world.owners(key) if world.hosts[index].engine.load(world.row_key(key))]
+            assert not rows, f"a tombstone of {key} is left at {rows}"
+            for at in world.owners(key):
+                assert world.read(key, at) is None, f"{key} came back"
+                weak = world.get(key, at, strong=False)
+                world.run()
+                assert weak.value is None, f"{key} came back for an eventual read"
 
     def _check_counter(self) -> None:
         call = self.world.get("counter")
@@ -347,8 +406,8 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode()
 
 
-def run(seed: int, steps: int = 700) -> Run:
+def run(seed: int, steps: int = 700, *, reaps: bool = False) -> Run:
     """Run one seed; raises AssertionError for whatever does not hold."""
-    made = Run(seed, steps)
+    made = Run(seed, steps, reaps=reaps)
     made.go()
     return made

@@ -7,7 +7,7 @@ from typing import Any
 from simulation.oracle import Oracle
 from world import World, _Host
 
-from kvnode.core.record import Image
+from kvnode.core.record import EMPTY_IMAGE, Image
 
 
 class WatchedWorld(World):
@@ -29,7 +29,18 @@ class WatchedWorld(World):
 
             put(key, image, sync=sync, then=durable)
 
+        remove = host.engine.remove
+
+        def watched_removal(key: bytes, *, sync: bool, then: Any) -> None:
+            def durable() -> None:
+                self.oracle.on_durable(index, key, EMPTY_IMAGE, is_synced=sync)
+                if then is not None:
+                    then()
+
+            remove(key, sync=sync, then=durable)
+
         host.engine.put = watched  # type: ignore[method-assign]
+        host.engine.remove = watched_removal  # type: ignore[method-assign]
         return host
 
     def micro(self) -> bool:

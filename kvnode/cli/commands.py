@@ -349,7 +349,7 @@ def status(config: Path | None, address: tuple[str, ...], data_dir: Path | None,
 def _status_text(cluster: str, nodes: list[dict[str, Any]], as_json: bool, clear: bool) -> str:
     if as_json:
         return show.as_json({"cluster": cluster or None, "nodes": nodes})
-    lines = [show.table(show.STATUS_HEADERS, show.status_rows(nodes), turns=True)]
+    lines = [show.table(show.STATUS_HEADERS, show.status_rows(nodes), turns=True), *show.status_notes(nodes)]
     for facts in nodes:
         if "error" in facts:
             is_named = facts["node"] != facts["address"]  # with --address its name is not known: the error has it

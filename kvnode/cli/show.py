@@ -29,6 +29,8 @@ STYLES = {
     "no": "bold red",
 }
 _NUMERIC = re.compile(r"-|[+-]?[0-9][0-9.,]*( [A-Za-z]{1,3})?")
+_UNDECIDED_NOTED = 1000
+"""Fewer are normal under load: a mark takes a moment."""
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
@@ -149,6 +151,18 @@ def _status_row(node: Mapping[str, Any]) -> list[object]:
         f"{up}/{len(peers)}",
         duration(node.get("uptime_s", 0)),
     ]
+
+
+def status_notes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line for each thing that a node cannot finish by itself: deletes that wait for a replica (R35)."""
+    notes = []
+    for node in nodes:
+        deleted, proposals = node.get("tombstones") or {}, node.get("proposals") or {}
+        for other, count in sorted((deleted.get("waits_for") or {}).items()):
+            notes.append(f"{node['node']}: {counted(count, 'deleted key')} cannot be purged before {other} is back")
+        if proposals.get("undecided", 0) > _UNDECIDED_NOTED:
+            notes.append(f"{node['node']}: {counted(proposals['undecided'], 'proposal')} not known to be chosen")
+    return notes
 
 
 EXPLAIN_HEADERS = ("replica", "what", "ballot", "version", "value")

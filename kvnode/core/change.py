@@ -23,6 +23,8 @@ from kvclient.wire.values import (
 )
 from kvnode.core import window as windows
 from kvnode.core.operation import (
+    ACCEPT,
+    ANCHOR,
     APPLIED,
     CHECK_ABSENT,
     CHECK_ETAG,
@@ -105,6 +107,8 @@ def _fold(key: _Key, base: Record, entry: Entry) -> None:
 
 def _run(key: _Key, operation: Operation) -> Result:
     if operation.is_read:
+        if operation.identity == ACCEPT or (operation.identity == ANCHOR and not key.content):
+            key.must_accept = key.must_accept or bool(key.body)
         return Result(VALUE, body=key.shown)
     known = key.window.find(operation.session, operation.sequence)
     if known is not None:

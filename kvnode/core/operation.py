@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kvclient.wire.messages import CHECK_ABSENT, CHECK_ETAG, CHECK_NONE
-from kvclient.wire.values import NO_VERSION, Version
+from kvclient.wire.values import NO_BALLOT, NO_VERSION, Ballot, Version
 
 __all__ = ["CHECK_ABSENT", "CHECK_ETAG", "CHECK_NONE", "Operation", "Result", "Step"]
 
@@ -37,7 +37,7 @@ class Operation:
     `session`, `sequence`, `attempt` and `mark` identify a mutation (R23).  `was_proposed`: it was in an accept of this
     coordinator.  `is_in_doubt`: such an accept may still be chosen, so "not applied" can no longer be said. `is_read`:
     it has no steps, so it needs no window.  `is_explained`: a read whose result should say how it came about.
-    `context` is the service's: takes the result.
+    `context` is the service's: takes the result.  `identity`: it is a read that nobody asked for, run for its round.
     """
 
     __slots__ = (
@@ -46,6 +46,7 @@ class Operation:
         "copies",
         "created_at_ms",
         "deadline_ms",
+        "identity",
         "is_explained",
         "is_in_doubt",
         "is_read",
@@ -79,6 +80,7 @@ class Operation:
         self.was_proposed = False
         self.is_in_doubt = False
         self.is_explained = False
+        self.identity = 0
         self.copies = 0
         """Replies or acknowledgements asked for beyond the quorum's (R27); 0: the quorum's."""
 
@@ -92,6 +94,23 @@ class Operation:
     def is_first_try(self) -> bool:
         """True while no attempt of this operation, here or elsewhere, can have been in an accept."""
         return self.attempt == 1 and not self.was_proposed
+
+
+# Kinds of identity rounds
+SETTLE = 1
+"""What was found becomes known as chosen, by whatever proves it (R32)."""
+ACCEPT = 2
+"""It is accepted again, at the round's own ballot, by a quorum (R12)."""
+ANCHOR = 3
+"""A tombstone is accepted at the round's own ballot by all N; anything else is left as it is (R35)."""
+
+
+def identity_read(kind: int, copies: int, now_ms: int, timeout_s: float, then: Callable[[Result], None]) -> Operation:
+    """Return the operation of an identity round: a read that nobody asked for.  `copies`: how many must accept (0: a
+    quorum)."""
+    operation = Operation((), b"", 0, 1, 0, now_ms, now_ms + 1000 * round(timeout_s), then)
+    operation.identity, operation.copies = kind, copies
+    return operation
 
 
 # Kinds of results
@@ -115,3 +134,5 @@ class Result(NamedTuple):
     code: str = ""
     is_settled: bool = False
     explanation: dict[str, Any] | None = None
+    anchor: Ballot = NO_BALLOT
+    """Of an ANCHOR: the one ballot at which all N have accepted the tombstone; none if it was no such thing."""

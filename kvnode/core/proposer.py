@@ -209,6 +209,13 @@ class Round:
         """Return the promise that a chosen round leaves behind: every acceptor that acked has promised `following`."""
         return CachedPromise(self.following, self.record, self.ballot, self.overlay)
 
+    def anchor(self) -> Ballot:
+        """Return this round's ballot if it was a mere identity round of a tombstone, all of whose outcomes may be
+        forgotten (R24): after CHOSEN with all N, step 1 of its purge (R35)."""
+        record = self.record
+        is_bare = record.is_tombstone and not record.window
+        return self.ballot if is_bare and record.body == self.base.body else NO_BALLOT
+
     # -- refusals, in either phase
 
     def on_nack(self, replica: int, promised: Ballot) -> Step:

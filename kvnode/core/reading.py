@@ -137,5 +137,11 @@ class FastRead:
 
     @property
     def laggards(self) -> list[int]:
-        """Replicas that answered and do not hold the settled record: repair them with a commit (R20)."""
+        """Replicas that answered and do not hold the settled record: repair them with a commit (R20).
+
+        None lacks a tombstone that is being purged: absent and settled are the same, and to spread it again would undo
+        the purge (R38).
+        """
+        if any(digest.is_settled and digest.committed_ballot == self.ballot for digest in self._digests.values()):
+            return []
         return [replica for replica, digest in self._digests.items() if digest.greatest < self.ballot]

@@ -89,6 +89,9 @@ class Image(NamedTuple):
     committed: Record
     overlay: Entry
     settled: bool
+    anchored_ms: int = 0
+    """Wall clock of this replica when it learnt that all N have accepted its committed tombstone at that one ballot
+    (R35, step 1); 0: it has not.  Whatever else changes the image ends it."""
 
 
 EMPTY_IMAGE = Image(NO_BALLOT, NO_BALLOT, NO_RECORD, NO_BALLOT, NO_RECORD, NO_ENTRY, False)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from kvclient.wire.values import NO_BALLOT, Ballot, Version
 from kvnode.core.record import (
+    EMPTY_IMAGE,
     NO_ENTRY,
     NO_RECORD,
     Entry,
@@ -32,7 +33,7 @@ from kvnode.core.record import (
     entry_is_absent_based,
     entry_version,
 )
-from kvnode.core.version import ballot_ms, ballot_stamp, entry_visible
+from kvnode.core.version import ballot_ms, ballot_stamp, entry_counts, entry_proves_stale, entry_visible
 
 NO_HORIZON = b"\xff" * 8
 
@@ -59,6 +60,12 @@ class Verdict(IntEnum):
     """A commit at or below the floor of an absent key (R12)."""
     SUPERSEDED = 7
     """An entry that is not visible over what is here: acknowledged, not stored (R29)."""
+    OTHER = 8
+    """A step of a purge met something else than the tombstone that it is about."""
+    SOON = 9
+    """A step of a purge came before its time."""
+    GONE = 10
+    """A step of a purge met an absent key at or above its ballot: it was removed before."""
 
 
 class Register:
@@ -157,7 +164,7 @@ class Register:
 
     def store(self, entry: Entry) -> Verdict:
         """Keep an eventual write if it is newer than what is here (R29, R30); the promise has no say."""
-        promised, accepted_ballot, accepted, committed_ballot, committed, overlay, settled = self.image
+        promised, accepted_ballot, accepted, committed_ballot, committed, overlay, settled, _ = self.image
         version, held = entry_version(entry), entry_version(overlay)
         if held == version:
             return Verdict.REPEAT
@@ -166,7 +173,84 @@ class Register:
         self.image = Image(promised, accepted_ballot, accepted, committed_ballot, committed, entry, settled)
         return Verdict.DONE
 
+    # -- purge (R35); each step is for the tombstone committed at exactly `ballot`
+
+    def anchor(self, ballot: Ballot, now_ms: int) -> Verdict:
+        """Note since when all N have accepted the tombstone; its commit must have been done before (step 1)."""
+        verdict = self._purgeable(ballot)
+        if verdict is not Verdict.DONE:
+            return verdict
+        if self.image.anchored_ms or self.image.settled:
+            return Verdict.REPEAT
+        self.image = self.image._replace(anchored_ms=now_ms)
+        return Verdict.DONE
+
+    def settle(self, ballot: Ballot, now_ms: int, grace_ms: int) -> Verdict:
+        """Mark the tombstone settled, no sooner than `grace_ms` after it was anchored here (step 2).  Durable before
+        the acknowledgement."""
+        verdict = self._purgeable(ballot)
+        if verdict is not Verdict.DONE:
+            return verdict
+        image = self.image
+        if image.settled:
+            return Verdict.REPEAT
+        if not image.anchored_ms or now_ms < image.anchored_ms + grace_ms:
+            return Verdict.SOON
+        self.image = image._replace(settled=True, overlay=NO_ENTRY)  # one that is left does not count
+        return Verdict.DONE
+
+    def remove(self, ballot: Ballot, horizon: Ballot) -> Verdict:
+        """Forget the tombstone once all N have settled it (step 3).  The floor rises above everything that was ever
+        promised for the key, or the promise would be forgotten with it (R36, C11); it must be durable before the
+        removal is.
+
+        SOON above `horizon`: as a floor, a promise from a clock that was ahead would stop all new keys of the range.
+        """
+        verdict = self._purgeable(ballot)
+        if verdict is not Verdict.DONE:
+            return verdict
+        if not self.image.settled or self.image.overlay:
+            return Verdict.OTHER
+        return self._leave_floor(ballot, horizon)
+
+    def forget_promise(self, horizon: Ballot) -> Verdict:
+        """Leave the promise of a key that has never been more than promised to the floor (R6)."""
+        if not self.is_absent or self.image.overlay or self.pins:
+            return Verdict.OTHER
+        return self._leave_floor(NO_BALLOT, horizon)
+
+    def _leave_floor(self, ballot: Ballot, horizon: Ballot) -> Verdict:
+        floor = max(self.floor, self.promised, ballot)
+        if floor > horizon:
+            return Verdict.SOON
+        self.floor = floor
+        self.image = EMPTY_IMAGE
+        self.digest = b""
+        return Verdict.DONE
+
+    def _purgeable(self, ballot: Ballot) -> Verdict:
+        """Return DONE if the key is the tombstone that is committed at `ballot` and nothing else: no proposal above it,
+        no eventual write that counts over it, no outcome that a retry may still ask for (R23)."""
+        image = self.image
+        if self.is_absent and self.floor >= ballot:
+            return Verdict.GONE
+        committed = image.committed
+        if image.committed_ballot != ballot or image.accepted_ballot or committed.window or not committed.is_tombstone:
+            return Verdict.OTHER
+        overlay, version = image.overlay, committed.version
+        if overlay and (entry_counts(overlay, version, image.settled) or entry_proves_stale(overlay, version)):
+            return Verdict.OTHER
+        return Verdict.DONE
+
     # -- what readers see
+
+    def on_removed(self) -> None:
+        """Note that a removal has become durable.  With rows of a new life on their way the settled tombstone is shown
+        until one of them is there: to readers it is the same (R38)."""
+        self.pins -= 1
+        if not self.pins:
+            self.shown = self.image
+        self.digest = b""
 
     def on_durable(self, image: Image) -> None:
         """Take `image`, whose row has become durable, as the one to show, without losing a commit made since (R6).
@@ -177,7 +261,7 @@ class Register:
         self.pins -= 1
         if not self.pins:
             self.shown = self.image
-        elif image.committed_ballot < self.shown.committed_ballot:
+        elif image.committed_ballot < self.shown.committed_ballot and not self.shown.settled:
             self.shown = _committed(image, self.shown.committed_ballot, self.shown.committed)
         else:
             self.shown = image
@@ -197,7 +281,7 @@ class Register:
                 or entry_visible(image.overlay, image.committed.version, image.settled)
             ):
                 raise InvariantViolation("an overlay entry is kept that the committed record hides (R30)")
-        if self.shown.committed_ballot > self.image.committed_ballot:
+        if self.shown.committed_ballot > self.image.committed_ballot and not self.shown.settled:
             raise InvariantViolation("a commit is shown that the image does not have")
         if max(self.image.promised, self.image.accepted_ballot) > self.promised:
             raise InvariantViolation("the promise fell")

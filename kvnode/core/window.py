@@ -127,6 +127,12 @@ class Window:
                 del self._sessions[session]
                 del self._marks[session]
 
+    @property
+    def ends_ms(self) -> int:
+        """The ballot's time at which a round may drop everything in it; 0 if it is empty (R24)."""
+        deadlines = [entry.deadline_ms for entries in self._sessions.values() for entry in entries.values()]
+        return max(deadlines) + KEEP_AFTER_DEADLINE_MS if deadlines else 0
+
     def invariants(self) -> None:
         """Raise AssertionError if the count is wrong or an entry lies below its mark."""
         assert self.size == sum(map(len, self._sessions.values())) <= ENTRIES_MAX

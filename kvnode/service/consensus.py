@@ -14,13 +14,14 @@ Bounds: `key_queue_max` operations wait per slot, beyond that Overloaded; there 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT
 from kvnode.config import Limits
-from kvnode.core.operation import NOT_APPLIED, UNKNOWN, Operation, Result
+from kvnode.core.operation import ACCEPT, ANCHOR, NOT_APPLIED, SETTLE, UNKNOWN, Operation, Result, identity_read
 from kvnode.core.proposer import Round, Step
 from kvnode.core.version import ballot_ms
 from kvnode.runtime import Runtime
@@ -94,15 +95,24 @@ class Consensus:
             return
         slot.waiting.append(operation)
 
-    def settle(self, key: bytes, placement: Placement) -> None:
-        """Run an identity round for a key, for nobody: what is accepted there becomes decided."""
-        slot = self._slots.get(key)
-        if slot is None:
-            slot = self._slots[key] = Slot(self, key, placement)
-            now_ms = self.now_ms()
-            nobody = Operation((), b"", 0, 1, 0, now_ms, now_ms + 1000 * round(self._limits.timeout_s), _to_nobody)
-            slot.since_s = self._runtime.clock.monotonic_s()
-            self._begin(slot, [nobody])
+    def settle(
+        self, key: bytes, placement: Placement, identity: int = SETTLE, then: Callable[[Result], None] | None = None
+    ) -> bool:
+        """Run an identity round for a key, for nobody: what is accepted there becomes decided.
+
+        False, and nothing is done, if the key is busy or this node has too much to do already.
+        """
+        if key in self._slots or len(self._slots) >= self._limits.requests_in_flight_max // 2:
+            return False
+        slot = self._slots[key] = Slot(self, key, placement)
+        copies = 0
+        if identity == ANCHOR:
+            copies = placement.quorums.n
+            self._promises.take(key)  # the round is to see every replica's overlay, at a ballot of its own time
+        slot.since_s = self._runtime.clock.monotonic_s()
+        nobody = identity_read(identity, copies, self.now_ms(), self._limits.timeout_s, then or _to_nobody)
+        self._begin(slot, [nobody])
+        return True
 
     def start_ready(self) -> None:
         """Start what was submitted since the last call."""
@@ -122,7 +132,7 @@ class Consensus:
         for op in slot.waiting:
             if (op.deadline_ms >= now_ms and op.context) or not self._is_late(slot, op):
                 operations.append(op)
-                is_reading = is_reading and op.is_read
+                is_reading = is_reading and op.is_read and op.identity < ACCEPT
         if not operations:
             del self._slots[slot.key]
             return
@@ -130,7 +140,7 @@ class Consensus:
         if len(operations) > 1:
             count = _batch_size(operations)
             operations, slot.waiting = operations[:count], operations[count:]
-            is_reading = not slot.attempts and all(operation.is_read for operation in operations)
+            is_reading = not slot.attempts and all(op.is_read and op.identity < ACCEPT for op in operations)
         slot.since_s = self._runtime.clock.monotonic_s()
         if is_reading:
             self.reads.start(slot, operations)
@@ -196,9 +206,8 @@ class Consensus:
         assert round_ is not None
         record = round_.record
         slot.number = number = self._exchanges.begin(slot)
-        slot.reached = (
-            slot.placement.members
-        )  # until all is sent: this node's own refusal may come before `send` returns
+        # Until all is sent: this node's own refusal may come before `send` returns
+        slot.reached = slot.placement.members
         commit = self._commits.take(slot.key)
         base, following = round_.base_version, round_.following
         reached = self._send(
@@ -233,16 +242,22 @@ class Consensus:
     def _finish(self, slot: Slot, step: Step) -> None:
         round_ = slot.round
         assert round_ is not None
+        identity = round_.operations[0].identity
         if step is Step.CHOSEN:
             self._registers.commit(slot.key, round_.ballot, round_.record)
             self._commits.add(slot.key, round_.ballot, slot.placement)
-            self._promises.keep(slot.key, round_.cached_promise())
+            if identity != ANCHOR:
+                self._promises.keep(slot.key, round_.cached_promise())
         elif round_.base_ballot:  # proved to be chosen: this replica may lag behind what was just told
             self._registers.commit(slot.key, round_.base_ballot, round_.base)
+            if identity:
+                self._commits.remind(slot.key, round_.base_ballot, slot.placement)
         for operation, result in zip(round_.operations, round_.results, strict=True):
             if operation.is_explained:
                 answered = [name for index, name in enumerate(self._names) if round_.tally.yes >> index & 1]
                 result = result._replace(explanation={"path": "round", "answered": answered, "repaired": []})
+            if identity == ANCHOR and step is Step.CHOSEN:
+                result = result._replace(anchor=round_.anchor())
             operation.answer(result)
         slot.attempts, slot.seen, slot.complaint, slot.refusers = 0, NO_BALLOT, "", 0
         self._next(slot)
@@ -271,6 +286,8 @@ class Consensus:
         needed = max(quorums.q1, quorums.q2)
         if self._exchanges.reachable(members) < needed:
             return "quorum-unreachable"
+        if round_.operations[0].identity == ANCHOR and round_.seen == round_.ballot:
+            return "quorum-unreachable"  # one of all N is silent: who waits for the key must not wait for that
         if (members & ~slot.refusers).bit_count() >= needed:
             return ""
         now_ms = self.now_ms()

@@ -41,7 +41,7 @@ from kvnode.service.exchange import Exchanges
 from kvnode.service.placement import Placement
 from kvnode.service.registers import Registers
 from kvnode.service.requests import Request, Statistics
-from kvnode.service.states import image_of, promise_of
+from kvnode.service.states import image_of, promise_of, spread_version
 
 _UNDECIDED_WAIT_S = 0.05
 """What a write waits for the commit of an undecided proposal (protocol 4a)."""
@@ -282,6 +282,8 @@ class Eventual:
         is_absent = bool(stamped[0] & 1)
         if self._exchanges.reachable(draft.placement.members) < max(1, draft.w):
             request.fail("quorum-unreachable")
+        elif self._runtime.clock.wall_ms() - stamp_ms(version_stamp(version)) > 1000 * draft.placement.store.gc_grace_s:
+            request.fail("invalid-request", "the stamp is older than gc_grace: the key may have been purged since")
         elif stamp_ms(version_stamp(version)) > self._runtime.clock.wall_ms() + self._ceilings.hybrid.max_offset_ms:
             request.fail("clock-skew", "the stamp is further ahead of this node's clock than max_offset; ask again")
         elif not _is_unconfirmed(version, self._registers.get(draft.key).image):
@@ -343,9 +345,10 @@ class Eventual:
         """Answer a gathering that has its R states."""
         self.close(read.number)
         bodies = {index: visible_body(image_of(state)) for index, state in read.states.items()}
-        newest = max(bodies, key=lambda index: body_version(bodies[index]))
+        shown = {index: spread_version(state, bodies[index]) for index, state in read.states.items()}
+        newest = max(bodies, key=lambda index: (shown[index], body_version(bodies[index])))
         body = bodies[newest]
-        behind = [index for index, other in bodies.items() if body_version(other) < body_version(body)]
+        behind = [index for index, version in shown.items() if version < shown[newest]]
         for index in behind:
             self._repair(index, read.key, read.states[newest])
         self._answer_body(read.request, body, tuple(bodies), tuple(behind))
@@ -353,11 +356,11 @@ class Eventual:
     def _repair(self, index: int, key: bytes, state: Promise) -> None:
         """Send a replica what it lacks: the committed record, and the overlay entry over it.  Nobody waits (R31)."""
         self._statistics.repairs += 1
-        if state.committed_ballot:
+        if state.committed_ballot and not state.settled:
             self._commits.repair(index, key, state.committed_ballot, state.committed)
         link = self._exchanges.links[index]
         if state.overlay and link is not None:
-            link.send((m.ENTRY, 0, self._epoch, key, state.overlay))
+            link.send((m.REPAIR, 0, self._epoch, key, state.overlay))
 
     def _answer_body(self, request: Request, body: bytes, answered: tuple[int, ...], repaired: tuple[int, ...]) -> None:
         if body and 0 < body_times(body)[0] <= self._runtime.clock.wall_ms():

@@ -216,7 +216,10 @@ def _image(state: Promise) -> Image:
 
 def _agree(explanation: _Explanation) -> bool:
     shown = {
-        (max(state.accepted_ballot, state.committed_ballot), entry_version(state.overlay))
+        (
+            NO_BALLOT if state.settled else max(state.accepted_ballot, state.committed_ballot),
+            entry_version(state.overlay),
+        )
         for state in explanation.states.values()
     }
     return len(shown) == 1 and not explanation.silent

@@ -17,11 +17,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 
-from kvclient.wire.values import NO_BALLOT, Ballot
+from kvclient.wire.values import BODY_HEADER_BYTES, NO_BALLOT, VERSION_BYTES, Ballot
 from kvnode.core.record import EMPTY_IMAGE, Image, Record
 from kvnode.core.register import Register, Verdict
+from kvnode.service.undecided import Undecided
 from kvnode.storage.engine import Engine
 
+_FLOORS = "floor/"
+"""Meta values: the floor of a partition, by its number."""
+_NEVER = bytes(8)
+_UNDECIDED_MAX = 65_536
 _EVICT_STEPS_MAX = 8
 """Rows looked at per load: the cache may stand over its bound for a moment, but no request pays for a full pass."""
 _UNWRITTEN_MAX = 16_384
@@ -37,8 +42,8 @@ class CachedRegister(Register):
 
     __slots__ = ("is_dirty", "is_used", "key", "size_bytes")
 
-    def __init__(self, key: bytes, image: Image, promised: Ballot) -> None:
-        Register.__init__(self, image, promised)
+    def __init__(self, key: bytes, image: Image, promised: Ballot, floor: Ballot) -> None:
+        Register.__init__(self, image, promised, floor)
         self.key = key
         self.is_used = False
         self.is_dirty = False
@@ -61,6 +66,11 @@ class Registers:
         self.promise_base: dict[bytes, Ballot] = {}
         self.on_change: Callable[[bytes, Image, Image], None] = _nobody
         """Told of every change of a committed record, an overlay or `settled`: key, image before, image after."""
+        self.floors = {_partition_of(name): Ballot(floor) for name, floor in engine.scan_meta(_FLOORS)}
+        """The floor of each partition that has one (R36), as it is on disk or on its way there."""
+        self.undecided = Undecided(_UNDECIDED_MAX)
+        self.on_mortal: Callable[[bytes], None] = _nobody_listens
+        """Hears of keys whose committed record, or eventual write, is a tombstone or expires."""
 
     def get(self, key: bytes) -> CachedRegister:
         """Return the register of a row key.  Raises DamagedRow."""
@@ -78,7 +88,8 @@ class Registers:
         promised = self._restart_promise
         if self.promise_base:
             promised = max(promised, self.promise_base.get(key[:2], NO_BALLOT))
-        register = CachedRegister(key, self._engine.load(key) or EMPTY_IMAGE, promised)
+        floor = self.floors.get(key[:2], NO_BALLOT)
+        register = CachedRegister(key, self._engine.load(key) or EMPTY_IMAGE, promised, floor)
         self._total_bytes += register.size_bytes
         self._evict()  # before it is in the cache itself: its caller is about to use it
         self._cache[key] = register
@@ -95,6 +106,9 @@ class Registers:
         verdict = register.commit(ballot, record)
         if verdict is Verdict.DONE:
             self.on_change(key, before, register.image)
+            self.undecided.forget(key)
+            if is_mortal(register.image.committed.body):
+                self.on_mortal(key)
             if not register.is_dirty:
                 register.is_dirty = True
                 self._dirty[key] = register
@@ -113,6 +127,19 @@ class Registers:
         size_bytes = _size_bytes(register.image)
         self._total_bytes += size_bytes - register.size_bytes
         register.size_bytes = size_bytes
+
+    def remove(self, register: CachedRegister, then: Callable[[], None]) -> None:
+        """Remove the row of a purged key, after its floor, in one order for every crash (R36)."""
+        prefix = register.key[:2]
+        self.floors[prefix] = floor = max(register.floor, self.floors.get(prefix, NO_BALLOT))
+        self._engine.put_meta(_floor_name(prefix), floor, sync=True, then=None)
+        self.on_put(register)
+
+        def on_durable() -> None:
+            register.on_removed()
+            then()
+
+        self._engine.remove(register.key, sync=True, then=on_durable)
 
     def flush(self) -> None:
         """Write every commit that is only in memory."""
@@ -153,8 +180,26 @@ def _nobody(key: bytes, before: Image, after: Image) -> None:
     """Keep no trees."""
 
 
+def is_mortal(body: bytes, at: int = 0) -> bool:
+    """Return whether a body, which begins at `at`, is a tombstone or will expire."""
+    expires_at = at + VERSION_BYTES
+    return len(body) <= at + BODY_HEADER_BYTES or body[expires_at : expires_at + 8] != _NEVER
+
+
+def _floor_name(prefix: bytes) -> str:
+    return f"{_FLOORS}{int.from_bytes(prefix, 'big')}"
+
+
+def _partition_of(floor_name: str) -> bytes:
+    return int(floor_name[len(_FLOORS) :]).to_bytes(2, "big")
+
+
+def _nobody_listens(key: bytes) -> None:
+    """Take a key that nobody is interested in."""
+
+
 def _size_bytes(image: Image) -> int:
     """Return the size of a row in memory."""
-    _, _, (body, window), _, (committed_body, committed_window), overlay, _ = image
+    _, _, (body, window), _, (committed_body, committed_window), overlay, _, _ = image
     held_bytes = len(body) + len(window) + len(committed_body) + len(committed_window) + len(overlay)
     return _ROW_OVERHEAD_BYTES + held_bytes

@@ -10,25 +10,28 @@ node comes over a `HomeLink` and is served like any other.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, Ballot
-from kvnode.core.clock import stamp_of
+from kvnode.core.clock import stamp_ms, stamp_of
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record, entry_version
 from kvnode.core.register import Register, Verdict, digest_of
 from kvnode.core.version import version_stamp
 from kvnode.runtime import Clock
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.exchange import Link
-from kvnode.service.registers import CachedRegister, Registers
+from kvnode.service.registers import CachedRegister, Registers, is_mortal
 from kvnode.service.states import promise_message
 from kvnode.storage.engine import Engine
 
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
 """Bytes waiting for the disk before writes are refused: at 100 MB/s, more than half a second of work."""
+
+_LATE_MS = 1000
+"""An eventual write that is younger is not even asked whether it is stale."""
 
 _DONE, _REPEAT, _NACK, _UNSEEN = Verdict.DONE, Verdict.REPEAT, Verdict.NACK, Verdict.UNSEEN
 
@@ -70,10 +73,14 @@ class Replica:
         self._epoch = epoch
         self._max_offset_ms = max_offset_ms
         self._unsynced_stores = unsynced_stores
+        self.grace_ms: Callable[[bytes], int] = _for_ever
+        """Says of a key's name how old an eventual write may be that comes late (R37)."""
         self._horizon = b""
         """Stamp of max_offset ahead, as bytes; renewed when an accept goes beyond it."""
         self.superseded = 0
         """Eventual entries that arrived and were no longer visible (protocol section 7: count them)."""
+        self.stale = 0
+        """Those that were refused for their age (R37)."""
 
     def handlers(self) -> dict[int, Any]:
         """Return the handler of each message kind that a replica takes."""
@@ -84,6 +91,7 @@ class Replica:
             m.MARKS: self.on_marks,
             m.READ: self.on_read,
             m.ENTRY: self.on_entry,
+            m.REPAIR: self.on_entry,
         }
 
     # -- the register
@@ -127,9 +135,13 @@ class Replica:
         register = self._registers.get(key)
         if following > self._horizon:
             self._horizon = stamp_of(self._clock.wall_ms() + self._max_offset_ms).to_bytes(8, "big")
+        before = register.image
         verdict = register.accept(ballot, Record(body, window), base, following, self._horizon)
         image = register.image
         if verdict is _DONE:
+            self._registers.undecided.note(key)
+            if before.settled:
+                self._registers.on_change(key, before, image)
             overlay = image.overlay
             if overlay and entry_version(overlay) <= body:  # a body begins with its version
                 overlay = NO_ENTRY
@@ -198,20 +210,25 @@ class Replica:
     def on_entry(self, link: Link, message: Message) -> None:
         """R29, R30: keep an eventual write that is newer; acknowledge it, or what supersedes it, once that is
         durable."""
-        _, number, epoch, key, entry = message
+        kind, number, epoch, key, entry = message
         if epoch != self._epoch or self.is_clogged:
             self.refuse(link, number, epoch)
             return
         if len(entry) <= BODY_HEADER_BYTES or len(key) < 5:
             raise m.MessageError(f"an overlay entry of {len(entry)} bytes for a key of {len(key)}")
-        if not self._ceilings.hybrid.observe(version_stamp(entry_version(entry)), self._clock.wall_ms()):
+        stamp, now_ms = version_stamp(entry_version(entry)), self._clock.wall_ms()
+        if not self._ceilings.hybrid.observe(stamp, now_ms):
             link.send((m.REFUSED, number, "clock-skew", "the entry's stamp is further ahead than max_offset"))
             return
         register = self._registers.get(key)
-        before = register.image
-        verdict = register.store(Entry(entry))
+        if now_ms - stamp_ms(stamp) > _LATE_MS and kind == m.ENTRY and self._is_stale(key, register, stamp, now_ms):
+            self.stale += 1
+            link.send(
+                (m.REFUSED, number, "stale", "the write is older than gc_grace, and the key may have been purged")
+            )
+            return
+        verdict = self._store(key, register, Entry(entry))
         if verdict is _DONE:
-            self._registers.on_change(key, before, register.image)
             self._put(key, register, link, (m.WRITTEN, number, 0))
             return
         is_superseded = verdict is not _REPEAT
@@ -226,14 +243,46 @@ class Replica:
         if not self._ceilings.hybrid.observe(version_stamp(entry_version(entry)), self._clock.wall_ms()):
             return verdict is _DONE
         register = self._registers.get(key)
-        before = register.image
-        if register.store(entry) is not _DONE:
+        if self._store(key, register, entry) is not _DONE:
             return verdict is _DONE
-        self._registers.on_change(key, before, register.image)
         self._put(key, register, link, (m.WRITTEN, 0, 0))
         return True
 
+    def _store(self, key: bytes, register: Register, entry: Entry) -> Verdict:
+        before = register.image
+        verdict = register.store(entry)
+        if verdict is _DONE:
+            self._registers.on_change(key, before, register.image)
+            if is_mortal(entry, 1):
+                self._registers.on_mortal(key)
+        return verdict
+
+    def _is_stale(self, key: bytes, register: Register, stamp: int, now_ms: int) -> bool:
+        """Return whether an eventual write comes so late that it may be older than a purged delete (R37).
+
+        The time is this node's greatest, so that a wall clock that was set back lets nothing through.
+        """
+        image = register.image
+        if not (register.is_absent or image.settled):
+            return False
+        latest_ms = max(now_ms, stamp_ms(self._ceilings.hybrid.last))
+        return latest_ms - stamp_ms(stamp) > self.grace_ms(key[2:])
+
     # -- shared
+
+    def takes(self, link: Link, number: int, epoch: int) -> bool:
+        """Return whether a request may be done now; if not, it has been refused."""
+        is_refused = epoch != self._epoch or self.is_clogged
+        if is_refused:
+            self.refuse(link, number, epoch)
+        return not is_refused
+
+    def answer(self, register: CachedRegister, link: Link, reply: Message, *, is_changed: bool) -> None:
+        """Answer once what the register holds is durable; `is_changed`: it is in no row yet."""
+        if is_changed:
+            self._put(register.key, register, link, reply)
+        else:
+            self._answer_repeat(register.key, register, link, reply)
 
     @property
     def is_clogged(self) -> bool:
@@ -264,6 +313,10 @@ class Replica:
             self._put(key, register, link, reply)
         elif reply[1]:
             link.send(reply)
+
+
+def _for_ever(name: bytes) -> int:
+    return 1 << 62
 
 
 def _check(key: bytes, ballot: bytes) -> None:

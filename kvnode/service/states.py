@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
-from kvclient.wire.values import NO_BALLOT, Ballot
+from kvclient.wire.values import NO_BALLOT, NO_VERSION, Ballot, Version, body_version
 from kvnode.core.proposer import Promise
 from kvnode.core.record import Entry, Image, Record
 
@@ -57,3 +57,9 @@ def image_of(state: Promise) -> Image:
         Entry(state.overlay),
         state.settled,
     )
+
+
+def spread_version(state: Promise, shown: bytes) -> Version:
+    """Return the version of the body that a state shows, by which a replica is ahead of others or behind; that of a
+    settled tombstone is none (R38)."""
+    return NO_VERSION if state.settled and shown == state.committed.body else body_version(shown)

@@ -4,9 +4,10 @@ Decides: the layout of a row and of a meta value, and what is refused as damaged
 (`rocks`, `memory`) and what they mean (`kvnode.core`).  All integers are big-endian:
 
     row      format 1 | flags 1 | lengths 5 * 4 | parts | crc 4
-    parts    promised? 28 | accepted ballot? 28 | committed ballot? 28
+    parts    promised? 28 | accepted ballot? 28 | committed ballot? 28 | anchored? 8
              | accepted body | accepted window | committed body | committed window | overlay entry
-    flags    bit 0 promised, bit 1 accepted, bit 2 committed: the ballot is there; bit 3: settled
+    flags    bit 0 promised, bit 1 accepted, bit 2 committed: the ballot is there; bit 3: settled; bit 4: the time
+             since which a tombstone is anchored is there
     lengths  of the five parts of variable size, in their order
     meta     format 1 | value | crc 4
 
@@ -37,8 +38,9 @@ _CRC = struct.Struct(">I")
 _HEAD_BYTES, _CRC_BYTES = _HEAD.size, _CRC.size
 _BALLOTS = tuple(struct.Struct(f"{BALLOT_BYTES}s" * count) for count in range(4))
 _ROW_BYTES_MIN = _HEAD_BYTES + _CRC_BYTES
-_PROMISED, _ACCEPTED, _COMMITTED, _SETTLED = 1, 2, 4, 8
-_FLAGS = _PROMISED | _ACCEPTED | _COMMITTED | _SETTLED
+_ANCHOR = struct.Struct(">Q")
+_PROMISED, _ACCEPTED, _COMMITTED, _SETTLED, _ANCHORED = 1, 2, 4, 8, 16
+_FLAGS = _PROMISED | _ACCEPTED | _COMMITTED | _SETTLED | _ANCHORED
 _THREE, _QUIET = _PROMISED | _ACCEPTED | _COMMITTED, _PROMISED | _COMMITTED
 _unpack = _HEAD.unpack_from
 _new = tuple.__new__
@@ -47,7 +49,7 @@ _new = tuple.__new__
 
 def encode(key: bytes, image: Image) -> bytes:
     """Return the row that holds `image` under the row key `key`."""
-    promised, accepted_ballot, accepted, committed_ballot, committed, overlay, settled = image
+    promised, accepted_ballot, accepted, committed_ballot, committed, overlay, settled, anchored_ms = image
     accepted_body, accepted_window = accepted
     committed_body, committed_window = committed
     flags = (
@@ -55,6 +57,7 @@ def encode(key: bytes, image: Image) -> bytes:
         | (_ACCEPTED if accepted_ballot else 0)
         | (_COMMITTED if committed_ballot else 0)
         | (_SETTLED if settled else 0)
+        | (_ANCHORED if anchored_ms else 0)
     )
     head = _HEAD.pack(
         ROW_FORMAT,
@@ -66,7 +69,8 @@ def encode(key: bytes, image: Image) -> bytes:
         len(overlay),
     )
     parts = (accepted_body, accepted_window, committed_body, committed_window, overlay)
-    content = b"".join((head, promised, accepted_ballot, committed_ballot, *parts))
+    anchor = _ANCHOR.pack(anchored_ms) if anchored_ms else b""
+    content = b"".join((head, promised, accepted_ballot, committed_ballot, anchor, *parts))
     return content + _CRC.pack(crc32c(content, crc32c(key)))
 
 
@@ -77,7 +81,8 @@ def decode(key: bytes, row: bytes) -> Image:
     if form != ROW_FORMAT or flags & ~_FLAGS:
         refuse(key, f"has format {form} and flags {flags}, which this version does not know")
     ballots = _BALLOTS[(flags & 1) + (flags >> 1 & 1) + (flags >> 2 & 1)]
-    accepted_at = _HEAD_BYTES + ballots.size
+    anchor_at = _HEAD_BYTES + ballots.size
+    accepted_at = anchor_at + (_ANCHOR.size if flags & _ANCHORED else 0)
     committed_at = accepted_at + accepted_bytes + accepted_window
     overlay_at = committed_at + committed_bytes + committed_window
     if overlay_at + overlay_bytes + _CRC_BYTES != len(row):
@@ -94,7 +99,9 @@ def decode(key: bytes, row: bytes) -> Image:
     accepted = _record(row, accepted_at, accepted_bytes, committed_at) if committed_at > accepted_at else NO_RECORD
     committed = _record(row, committed_at, committed_bytes, overlay_at) if overlay_at > committed_at else NO_RECORD
     overlay = Entry(row[overlay_at:-_CRC_BYTES]) if overlay_bytes else NO_ENTRY
-    parts = (promised, accepted_ballot, accepted, committed_ballot, committed, overlay, flags >= _SETTLED)
+    anchored_ms = _ANCHOR.unpack_from(row, anchor_at)[0] if flags & _ANCHORED else 0
+    is_settled = flags & _SETTLED != 0
+    parts = (promised, accepted_ballot, accepted, committed_ballot, committed, overlay, is_settled, anchored_ms)
     return _new(Image, parts)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import chaos
 import pytest
-from mutants import durability, outcomes, retries, rounds
+from mutants import durability, outcomes, purge, retries, rounds
 
 from kvnode.core.register import InvariantViolation
 
@@ -20,10 +20,16 @@ def test_no_schedule_breaks_a_promise(start: int) -> None:
     run_all(range(start, start + CHUNK))
 
 
-def run_all(seeds: range) -> None:
+@pytest.mark.parametrize("start", range(0, 24, 8))
+def test_no_schedule_brings_deleted_data_back_or_leaves_tombstones(start: int) -> None:
+    """R34-R38: time leaps past gc_grace between faults, and what was on its way comes late."""
+    run_all(range(start, start + 8), reaps=True)
+
+
+def run_all(seeds: range, *, reaps: bool = False) -> None:
     for seed in seeds:
         try:
-            chaos.run(seed)
+            chaos.run(seed, reaps=reaps)
         except (AssertionError, InvariantViolation) as error:
             raise AssertionError(f"seed {seed}: {error}") from error
 
@@ -48,3 +54,11 @@ def test_a_broken_cluster_is_caught(mutant, monkeypatch: pytest.MonkeyPatch) -> 
     mutant(monkeypatch)
     with pytest.raises(AssertionError):
         run_all(range(30))
+
+
+@pytest.mark.patches
+@pytest.mark.parametrize("mutant", [purge.nothing_is_settled, purge.most_are_all], ids=lambda mutant: mutant.__name__)
+def test_a_broken_purge_is_caught(mutant, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError):
+        run_all(range(40), reaps=True)

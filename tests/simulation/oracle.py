@@ -17,16 +17,25 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
-from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, NO_SBALLOT, VERSION_BYTES, Ballot, Version
+from kvclient.wire.values import (
+    BALLOT_BYTES,
+    BODY_HEADER_BYTES,
+    NO_BALLOT,
+    NO_SBALLOT,
+    VERSION_BYTES,
+    Ballot,
+    Version,
+)
 from kvnode.core.record import EMPTY_IMAGE, Entry, Image, Record
 from kvnode.core.version import ballot_ms, ballot_text, version_sballot, version_text
 
 _WINDOW: Final = struct.Struct(">8sQQBQ44s")
 _APPLIED: Final = 1
+NO_FLOORS: Final[Mapping[bytes, Ballot]] = {}
 _KEEP_AFTER_DEADLINE_MS: Final = 60_000
 
 
@@ -91,6 +100,8 @@ class _Key:
     """What each replica has on disk."""
     promises: dict[int, Ballot] = field(default_factory=dict)
     """The greatest promise that each replica has ever given."""
+    purged: Ballot = NO_BALLOT
+    """The greatest ballot of a tombstone that some replica has removed."""
 
 
 class Oracle:
@@ -110,7 +121,11 @@ class Oracle:
         if known is None:
             known = self._keys[key] = _Key()
         if is_synced:
-            self._check_kept(replica, key, known.disks.get(replica, EMPTY_IMAGE), image)
+            before = known.disks.get(replica, EMPTY_IMAGE)
+            if image == EMPTY_IMAGE:
+                self._check_removed(replica, key, known, before)
+            else:
+                self._check_kept(replica, key, before, image)
             known.disks[replica] = image
         if image.accepted_ballot:
             self._check_promise(replica, key, known, image.accepted_ballot)
@@ -133,11 +148,13 @@ class Oracle:
         if held != image.committed:
             broken("committed is not what was chosen", f"{_name(key)}: {_record(held)}, {_record(image.committed)}")
 
-    def on_start(self, replica: int, restart_promise: Ballot) -> None:
-        """Check a starting replica: what it counts as promised covers every promise that it ever gave (R9, R11)."""
+    def on_start(self, replica: int, restart_promise: Ballot, floors: Mapping[bytes, Ballot] = NO_FLOORS) -> None:
+        """Check a starting replica: what it counts as promised covers every promise that it ever gave (R9, R11); for
+        a key that it has purged, the floor of the partition does (R36)."""
         for key, known in self._keys.items():
-            given = known.promises.get(replica, Ballot(b""))
-            if given > max(restart_promise, known.disks.get(replica, EMPTY_IMAGE).promised):
+            given, image = known.promises.get(replica, NO_BALLOT), known.disks.get(replica, EMPTY_IMAGE)
+            floor = NO_BALLOT if image.accepted_ballot or image.committed_ballot else floors.get(key[:2], NO_BALLOT)
+            if given > max(restart_promise, image.promised, floor):
                 broken("a promise was forgotten", f"{_name(key)} at replica {replica}: {ballot_text(given)}")
 
     @staticmethod
@@ -145,6 +162,23 @@ class Oracle:
         held = max(before.accepted_ballot, before.committed_ballot)
         if max(after.accepted_ballot, after.committed_ballot) < held or after.promised < before.promised:
             broken("a durable row fell back", f"{_name(key)} at replica {replica}, from {ballot_text(held)}")
+
+    @staticmethod
+    def _check_removed(replica: int, key: bytes, known: _Key, before: Image) -> None:
+        """Check that what a replica removed was a settled tombstone, and that no other holds less than that (R35)."""
+        if before == EMPTY_IMAGE:
+            return
+        ballot = before.committed_ballot
+        if not (ballot or before.accepted_ballot or before.overlay):
+            return  # a promise that the floor keeps
+        if not before.settled or before.accepted_ballot or before.overlay or not before.committed.is_tombstone:
+            broken("removed and not settled", f"{_name(key)} at replica {replica}: {_record(before.committed)}")
+        for other, image in known.disks.items():
+            if NO_BALLOT < max(image.accepted_ballot, image.committed_ballot) < ballot:
+                broken("removed before all had it", f"{_name(key)} at {replica}, and not at {other}")
+            if image.committed_ballot == ballot and not (image.settled or image.accepted_ballot):
+                broken("removed before all had settled it", f"{_name(key)} at {replica}, and not at {other}")
+        known.purged = max(known.purged, ballot)
 
     @staticmethod
     def _check_promise(replica: int, key: bytes, known: _Key, ballot: Ballot) -> None:
@@ -191,7 +225,9 @@ class Oracle:
 
     @staticmethod
     def _check_successor(key: bytes, known: _Key, earlier: Ballot, later: Ballot) -> None:
-        """Check a chosen record against the one chosen before it."""
+        """Check a chosen record against the one chosen before it, unless that was purged between them."""
+        if earlier <= known.purged < later:
+            return
         below, above = known.records[earlier], known.records[later]
         if below.version > above.version:
             broken("a chosen record was passed over", f"{_name(key)}: {_record(above)} over {_record(below)}, unseen")

@@ -39,7 +39,7 @@ def witness(host: SimHost, oracle: Oracle) -> None:
     if not host.is_up:
         return
     table, replica = host.node._table, host.index
-    oracle.on_start(replica, host.node.ceilings.restart_promise)
+    oracle.on_start(replica, host.node.ceilings.restart_promise, host.node.registers.floors)
     prepare, accept, store = table[m.PREPARE], table[m.ACCEPT], table[m.ENTRY]
 
     def on_prepare(link: Any, message: Any) -> None:

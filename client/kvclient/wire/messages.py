@@ -92,6 +92,15 @@ WRITTEN: Final = _kind(43, int, int)  # id, superseded 0/1
 FORWARD: Final = _kind(44, int, list)  # id, a client's request -> FORWARDED
 FORWARDED: Final = _kind(45, int, list)  # id, the answer to it
 MARKS: Final = _kind(46, int, list)  # epoch, [key, ballot, key, ballot, ...]: commits without records
+# -- purge of a tombstone (R35); the ballot is that of the identity round that all N accepted
+ANCHOR: Final = _kind(60, int, int, bytes, bytes)  # id, epoch, key, ballot: step 1, note since when it is committed
+SETTLE: Final = _kind(61, int, int, bytes, bytes)  # id, epoch, key, ballot: step 2
+REMOVE: Final = _kind(62, int, int, bytes, bytes)  # id, epoch, key, ballot: step 3
+PURGED: Final = _kind(63, int, int, int)  # id, PURGE_*, milliseconds since it was anchored there
+REPAIR: Final = _kind(64, int, int, bytes, bytes)  # like ENTRY, out of an owner's own state: no age is too great (R37)
+
+PURGE_DONE, PURGE_OTHER, PURGE_SOON, PURGE_GONE = 0, 1, 2, 3
+"""Done (also before); the key is not that tombstone any more; too soon; the tombstone was removed before."""
 
 # -- between replicas: anti-entropy (R32); see kvnode.service.comparing for what is packed how
 TREE_ROOTS: Final = _kind(80, int, int, bytes)  # id, epoch, ranges with their roots -> TREE_DIFFER

@@ -136,7 +136,7 @@ class Node:
 
     @staticmethod
     def _promise(image: Image) -> Promise:
-        return Promise(*image[1:], NO_BALLOT)
+        return Promise(*image[1:7], NO_BALLOT)
 
     # -- the disk
 

@@ -65,3 +65,15 @@ def test_an_explanation_names_silent_replicas_and_disagreement() -> None:
         ["n1", "committed", "b1", "v1"],
         ["n2", "unreachable", "not", "connected"],
     ]
+
+
+def test_status_says_for_whom_deleted_keys_wait() -> None:
+    """R35"""
+    quiet = {"node": "n2", "tombstones": {"waits_for": {}}, "proposals": {"undecided": 3}}
+    waiting = {"node": "n1", "tombstones": {"waits_for": {"n3": 1200, "n2": 1}}, "proposals": {"undecided": 5000}}
+    assert show.status_notes([quiet, {"node": "n4", "state": "down"}]) == []
+    assert show.status_notes([waiting]) == [
+        "n1: 1 deleted key cannot be purged before n2 is back",
+        "n1: 1,200 deleted keys cannot be purged before n3 is back",
+        "n1: 5,000 proposals not known to be chosen",
+    ]

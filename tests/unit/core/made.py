@@ -73,7 +73,7 @@ def promise(
     settled: bool = False,
 ) -> Promise:
     made = image(accepted, committed, overlay, value=value, settled=settled)
-    return Promise(*made[1:], NO_BALLOT)
+    return Promise(*made[1:7], NO_BALLOT)
 
 
 def operation(

@@ -55,7 +55,7 @@ def test_a_read_keeps_the_base_and_its_version_and_needs_only_evidence() -> None
     """R7, R17."""
     change = run(operation())
     assert change.record == BASE
-    assert change.results == [(VALUE, NO_VERSION, BASE.body, "", False, None)]
+    assert change.results == [(VALUE, NO_VERSION, BASE.body, "", False, None, b"")]
     assert not change.needs_accept
 
 
@@ -234,7 +234,7 @@ def test_the_refusal_of_a_later_attempt_is_proposed_and_recorded(step: object, w
 def test_a_delete_of_nothing_changes_nothing_and_makes_no_tombstone() -> None:
     """Section 4a."""
     change = run(operation(delete()), base=NO_RECORD)
-    assert change.results == [(APPLIED, NO_VERSION, b"", "", False, None)]
+    assert change.results == [(APPLIED, NO_VERSION, b"", "", False, None, b"")]
     assert change.record == NO_RECORD
     assert not change.needs_accept
 
@@ -326,7 +326,7 @@ def test_a_retry_past_its_deadline_is_refused_for_good_by_an_identity_round(was_
     made = operation(put(), attempt=1 if was_proposed else 2, deadline_ms=MS + 100)
     made.was_proposed = was_proposed
     change = run(made, at_ms=MS + 101)
-    assert change.results[0] == (NOT_APPLIED, NO_VERSION, b"", "deadline-exceeded", True, None)
+    assert change.results[0] == (NOT_APPLIED, NO_VERSION, b"", "deadline-exceeded", True, None, b"")
     assert change.needs_accept
     assert change.record == BASE
 

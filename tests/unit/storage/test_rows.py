@@ -17,14 +17,15 @@ ballots = st.binary(min_size=BALLOT_BYTES, max_size=BALLOT_BYTES).map(Ballot)
 records = st.builds(Record, st.binary(min_size=60, max_size=300), st.binary(max_size=100))
 proposals = st.one_of(st.just((NO_BALLOT, NO_RECORD)), st.tuples(ballots, records))
 images = st.builds(
-    lambda promised, accepted, committed, overlay, settled: Image(
-        promised, *accepted, *committed, Entry(overlay), settled
+    lambda promised, accepted, committed, overlay, settled, anchored_ms: Image(
+        promised, *accepted, *committed, Entry(overlay), settled, anchored_ms
     ),
     st.one_of(st.just(NO_BALLOT), ballots),
     proposals,
     proposals,
     st.binary(max_size=200),
     st.booleans(),
+    st.one_of(st.just(0), st.integers(1, 2**48)),
 )
 keys = st.binary(min_size=3, max_size=100)
 
@@ -37,7 +38,12 @@ FULL = Image(
     Entry(b"\x01" + b"E" * 61),
     True,
 )
-SOME = [EMPTY_IMAGE, FULL, FULL._replace(accepted_ballot=NO_BALLOT, accepted=NO_RECORD), FULL._replace(settled=False)]
+SOME = [
+    EMPTY_IMAGE,
+    FULL,
+    FULL._replace(accepted_ballot=NO_BALLOT, accepted=NO_RECORD),
+    FULL._replace(settled=False, anchored_ms=1),
+]
 
 
 @given(keys, images)
@@ -94,7 +100,7 @@ def test_a_refusal_names_key_store_and_partition_and_what_to_do() -> None:
     )
 
 
-@pytest.mark.parametrize("head", [b"\x07\x00" + bytes(20), b"\x01\x10" + bytes(20)])
+@pytest.mark.parametrize("head", [b"\x07\x00" + bytes(20), b"\x01\x20" + bytes(20)])
 def test_a_format_or_flag_of_a_later_version_is_refused_although_the_checksum_holds(head: bytes) -> None:
     row = head + rows._CRC.pack(rows.crc32c(head, rows.crc32c(KEY)))
     with pytest.raises(DamagedRow, match="which this version does not know"):

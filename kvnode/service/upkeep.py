@@ -1,0 +1,115 @@
+"""What a node does for nobody: it settles what was left undecided, and removes what was deleted.
+
+Decides: how `resolver`, `purge`, `tombstones` and the walk over all rows are put together, and how long a delete is
+kept (R35, R37).  Leaves to others: each of these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvclient.wire import messages as m
+from kvclient.wire.frames import Message
+from kvnode.config import Config
+from kvnode.core.operation import ACCEPT
+from kvnode.runtime import Runtime
+from kvnode.service.consensus import Consensus
+from kvnode.service.exchange import Exchanges, Link
+from kvnode.service.pace import Pace
+from kvnode.service.placement import BadName, Placement, Placements
+from kvnode.service.purge import Purge
+from kvnode.service.registers import Registers
+from kvnode.service.replica import Replica
+from kvnode.service.resolver import Resolver
+from kvnode.service.rowscan import RowScan
+from kvnode.service.tombstones import Tombstones
+from kvnode.service.undecided import Undecided
+from kvnode.storage.engine import Engine
+
+
+class Upkeep:
+    """The chores of one node."""
+
+    def __init__(
+        self,
+        config: Config,
+        home: int,
+        epoch: int,
+        engine: Engine,
+        registers: Registers,
+        replica: Replica,
+        exchanges: Exchanges,
+        consensus: Consensus,
+        placements: Placements,
+        pace: Pace,
+        runtime: Runtime,
+    ) -> None:
+        limits, names = config.limits, [node.id for node in config.nodes]
+        self._max_offset_ms = limits.max_offset_ms
+        self._replica = replica
+        self._placements = placements
+        self._registers = registers
+        self._consensus = consensus
+        registers.undecided = Undecided(limits.undecided_max)
+        replica.grace_ms = self.grace_ms
+        self._tombstones = Tombstones(
+            replica, registers, runtime.clock, limits.max_offset_ms, self.settle_after_ms, pace.charge
+        )
+        self.resolver = Resolver(home, registers, consensus, placements, runtime, limits, pace.take)
+        self.purge = Purge(
+            names=names,
+            home=home,
+            exchanges=exchanges,
+            registers=registers,
+            engine=engine,
+            consensus=consensus,
+            placements=placements,
+            runtime=runtime,
+            limits=limits,
+            epoch=epoch,
+            take=pace.take,
+            settle_after_ms=self.settle_after_ms,
+        )
+        registers.on_mortal = self.purge.on_mortal
+        listeners = (self.resolver, self.purge, self._tombstones)
+        self.rows = RowScan(engine, registers, runtime.rng, limits.scan_pause_s, listeners, runtime.clock.monotonic_s())
+
+    def handlers(self) -> dict[int, Any]:
+        """Return the handler of each message kind that this room takes."""
+        return {**self._tombstones.handlers(), m.BELOW_FLOOR: self._on_below_floor}
+
+    def sweep(self, now_s: float) -> None:
+        """Do a little of everything."""
+        self.resolver.sweep(now_s)
+        self.purge.sweep(now_s)
+        self.rows.sweep(now_s)
+
+    def grace_ms(self, name: bytes) -> int:
+        """Return the age from which an eventual write that comes late may be older than a purge (R37)."""
+        return 1000 * self._placement(name).store.gc_grace_s
+
+    def settle_after_ms(self, name: bytes) -> int:
+        """Return how long a tombstone is anchored before it is settled (R35): longer than `grace_ms` by what two clocks
+        may differ in judging that age."""
+        return self.grace_ms(name) + 2 * self._max_offset_ms
+
+    def facts(self) -> dict[str, Any]:
+        """Return what STATUS shows of it."""
+        return {
+            "proposals": self.resolver.facts(),
+            "tombstones": self.purge.facts(),
+            "stale": self._replica.stale,
+        }
+
+    def _on_below_floor(self, link: Link, message: Message) -> None:
+        """A commit met a floor: the record is accepted once more, above it (R12); unless it was purged meanwhile."""
+        key = message[1]
+        image = self._registers.get(key).image
+        if image.committed_ballot and not image.settled:
+            self._consensus.settle(key, self._placement(key[2:]), ACCEPT)
+
+    def _placement(self, name: bytes) -> Placement:
+        try:
+            return self._placements.of(name)
+        except BadName as error:
+            raise m.MessageError(str(error)) from error

@@ -1,0 +1,314 @@
+"""Purge on the way: crashes between its steps, writes that come between them, expiry, bounds (R34-R38, R63)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from reaping import GRACE_S, WINDOW_S, absent_everywhere, buried, mourning, mourning_until, removed_at
+from schedule import apart, catch, propose_and_die, put, seen_by, settle
+from world import World, name_of
+
+from kvclient.wire import messages as m
+from kvclient.wire.values import BALLOT_BYTES
+from kvnode.config import Limits, StoreConfig
+from kvnode.core.record import EMPTY_IMAGE, Image
+from kvnode.core.version import ballot_make, ballot_ms
+
+STEPS = [m.ANCHOR, m.SETTLE, m.REMOVE]
+
+
+def tombstones(world: World, index: int) -> dict[str, Any]:
+    facts: dict[str, Any] = world.hosts[index].node.upkeep.facts()["tombstones"]
+    return facts
+
+
+def test_a_deleted_key_leaves_no_row_and_a_floor_above_it() -> None:
+    """R35, R36"""
+    world, a, b, c = mourning()
+    ballot = world.register(a, "k").image.committed_ballot
+    world.run(WINDOW_S + GRACE_S - 5.0)
+    assert not removed_at(world, a), "it was purged before gc_grace"
+    world.run(GRACE_S)
+    assert absent_everywhere(world)
+    for index in (a, b, c):
+        assert world.hosts[index].node.registers.floors[world.row_key("k")[:2]] > ballot
+    assert tombstones(world, a)["purged"] == 1
+    assert put(world, b"again", b).kind == m.APPLIED
+    assert [world.read("k", at) for at in (a, b, c)] == [b"again"] * 3
+    world.invariants()
+
+
+def test_an_eventual_delete_is_folded_and_purged() -> None:
+    """R34"""
+    world, a, b, _c = mourning(deleted=False, put_first=False)
+    world.write("k", b"v", a)
+    settle(world)
+    world.write("k", None, b)
+    world.run(2.5 * GRACE_S)
+    assert absent_everywhere(world)
+
+
+@pytest.mark.parametrize("is_strong", [True, False])
+def test_what_has_expired_is_made_a_tombstone_and_purged(is_strong: bool) -> None:
+    """R63"""
+    world, a, b, _c = mourning(deleted=False, put_first=False)
+    if is_strong:
+        put(world, b"v", a, ttl_ms=30_000, timeout_ms=100)
+    else:
+        world.write("k", b"v", b, ttl_ms=30_000)
+        world.run()
+    world.run(20.0)
+    assert world.read("k", b) == b"v"
+    world.run(WINDOW_S + 2 * GRACE_S)
+    assert absent_everywhere(world)
+
+
+def test_a_live_key_is_left_alone() -> None:
+    world, a, _b, c = mourning()
+    put(world, b"new", c)
+    world.run(3 * GRACE_S)
+    assert world.read("k", a) == b"new"
+    assert tombstones(world, a) == {"waiting": 0, "purged": 0, "blocked": 0, "waits_for": {}, "overflowed": 0}
+
+
+@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("reached", [0, 1, 2])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_crash_in_any_step_costs_neither_safety_nor_the_purge(kind: int, reached: int, victim: int) -> None:
+    """The primary has sent a step to none, one or both of the others when it, or one of them, loses power."""
+    world, a, b, c, caught = mourning_until(kind)
+    for target in (b, c)[:reached]:
+        caught.pour(target=target)
+        world.run()
+    caught.stop()
+    world.crash((a, b)[victim])
+    world.restart((a, b)[victim])
+    for at in (a, b, c):
+        assert world.read("k", at) is None
+        assert seen_by(world, at) is None
+    world.invariants()
+    world.run(3 * GRACE_S)
+    assert absent_everywhere(world), "a tombstone was leaked"
+    put(world, b"again", b, create=True)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("reached", [0, 1, 2])
+@pytest.mark.parametrize("is_strong", [True, False])
+def test_a_write_between_the_steps_lives(kind: int, reached: int, is_strong: bool) -> None:
+    world, a, b, c, caught = mourning_until(kind)
+    for target in (b, c)[:reached]:
+        caught.pour(target=target)
+        world.run()
+    if is_strong:
+        put(world, b"new", c)
+    else:
+        call = world.write("k", b"new", c)
+        settle(world)
+        assert call.kind == m.APPLIED
+    caught.pour()
+    world.run(3 * GRACE_S)
+    assert [world.read("k", at) for at in (a, b, c)] == [b"new"] * 3
+    assert [seen_by(world, at) for at in (a, b, c)] == [b"new"] * 3
+    world.invariants()
+
+
+def test_two_primaries_hinder_each_other_and_break_nothing() -> None:
+    """A configuration that differs between two nodes makes both of them begin."""
+    world, a, b, c = mourning()
+    for _ in range(40):
+        for index in (b, c):
+            purge = world.hosts[index].node.upkeep.purge
+            if world.row_key("k") not in purge._known:
+                purge._known.add(world.row_key("k"))
+                purge._wait(world.row_key("k"), world.scheduler.now_s)
+        world.run(10.0)
+        assert world.read("k", c) is None
+        world.invariants()
+    world.run(3 * GRACE_S)
+    assert absent_everywhere(world)
+    put(world, b"again", a, create=True)
+
+
+def test_a_step_for_another_ballot_does_nothing() -> None:
+    """A walk that has lost its tombstone to another round stops."""
+    world, a, b, _c, caught = mourning_until(m.SETTLE)
+    caught.stop()
+    before = world.register(b, "k").image
+    answers = catch(world, m.PURGED, source=b)
+    for kind in STEPS:
+        world.post(a, b, (kind, 77, 1, world.row_key("k"), ballot_make(1 << 60, 1, 1, 1)))
+    world.run()
+    assert world.register(b, "k").image == before
+    assert [message[2] for _, _, message in answers.messages] == [m.PURGE_OTHER] * 3
+
+
+def test_nothing_is_settled_before_this_replicas_own_time() -> None:
+    """R35: a coordinator whose clock was set forward asks too soon; each replica refuses by its own."""
+    world, a, b, _c = mourning()
+    world.run(WINDOW_S + 20.0)
+    assert world.register(b, "k").image.anchored_ms
+    ballot = world.register(b, "k").image.committed_ballot
+    world.post(a, b, (m.SETTLE, 77, 1, world.row_key("k"), ballot))
+    world.post(a, b, (m.REMOVE, 78, 1, world.row_key("k"), ballot))
+    world.run()
+    assert not world.register(b, "k").image.settled
+
+
+def test_a_replica_that_was_away_has_its_own_full_grace() -> None:
+    """R35: step 2 comes gc_grace after the last of all N has the tombstone."""
+    world, a, b, c = mourning()
+    with apart(world, c):
+        world.run(3 * GRACE_S)
+        assert tombstones(world, a)["waits_for"] == {world.config.nodes[c].id: 1}
+    world.run(GRACE_S - 5.0)
+    assert not any(world.register(index, "k").image.settled for index in (a, b, c))
+    world.run(GRACE_S)
+    assert absent_everywhere(world)
+    assert tombstones(world, a)["waits_for"] == {}
+
+
+def test_a_proposal_of_unknown_fate_is_decided_first() -> None:
+    world, a, _b, c = mourning()
+    propose_and_die(world, c, lambda: world.put("k", b"maybe", c, timeout_ms=100))
+    world.run(WINDOW_S + 3 * GRACE_S)
+    value = world.read("k", a)
+    assert value in (None, b"maybe")
+    assert (value is None) == absent_everywhere(world)
+
+
+def test_without_budget_nothing_is_purged() -> None:
+    world, a, _b, _c = mourning()
+    world.hosts[a].node.upkeep.purge.take = lambda cost: False
+    world.run(4 * GRACE_S)
+    assert tombstones(world, a)["waiting"] == 1
+    assert not any(world.register(index, "k").image.anchored_ms for index in world.owners("k"))
+
+
+def test_what_the_ledger_has_no_room_for_is_found_by_the_scan() -> None:
+    store = StoreConfig("default", replicas=3, gc_grace_s=GRACE_S)
+    world = World(3, store=store, limits=Limits(purge_keys_max=4, scan_pause_s=20.0))
+    for number in range(40):
+        world.write(f"k{number}", None)
+    world.run(6 * GRACE_S)
+    assert sum(tombstones(world, index)["overflowed"] for index in range(3)) > 0
+    assert all(absent_everywhere(world, f"k{number}") for number in range(40))
+
+
+def test_a_restart_forgets_nothing_that_is_to_go() -> None:
+    world, a, b, c = mourning()
+    for _ in range(3):
+        for index in (a, b, c):
+            world.crash(index)
+        for index in (a, b, c):
+            world.restart(index)
+        world.run(WINDOW_S)
+    world.run(2 * GRACE_S)
+    assert absent_everywhere(world)
+
+
+def test_a_promise_alone_is_left_to_the_floor() -> None:
+    """R6: the row of a key of which nothing but a promise is known goes, and its promise is kept."""
+    world, a, b, _c = mourning(deleted=False, put_first=False)
+    ballot = ballot_make((world.now_ms(a) + 480) << 16, 9, 1, 1)
+    world.post(b, a, (m.PREPARE, 5, 1, world.row_key("k"), ballot))
+    world.run()
+    assert world.hosts[a].engine.load(world.row_key("k")) == EMPTY_IMAGE._replace(promised=ballot)
+    world.run(2 * GRACE_S)
+    assert world.hosts[a].engine.load(world.row_key("k")) is None
+    world.crash(a)
+    world.restart(a)
+    assert world.register(a, "k").promise >= ballot
+
+
+def test_a_floor_never_stands_far_ahead_of_the_clock() -> None:
+    """A promise from a clock that was ahead would, as a floor, stop all new keys of the partition."""
+    world, a, b, c, caught = mourning_until(m.REMOVE)
+    register = world.register(b, "k")
+    register.promised = ballot_make((world.now_ms(b) + 60_000) << 16, 9, 1, 1)
+    caught.pour()
+    world.run(30.0)
+    assert not removed_at(world, b)
+    assert ballot_ms(world.hosts[b].node.registers.floors.get(world.row_key("k")[:2], b"")) == 0  # type: ignore[arg-type]
+    world.run(120.0)
+    assert absent_everywhere(world)
+    assert world.register(b, "k").promise >= register.promised
+    put(world, b"new", c)
+    assert a != b
+
+
+def test_a_late_stamp_is_refused_by_its_coordinator() -> None:
+    """R37, R25"""
+    world, a, _b, _c = mourning(deleted=False, put_first=False)
+    stamped = world.ask(a, m.STAMP, name_of("k"), 1000, b"")
+    world.run()
+    assert stamped.answer is not None
+    stamp = stamped.answer[2]
+    world.run(GRACE_S + 1.0)
+    call = world.write("k", b"v", a, stamp=stamp)
+    world.run()
+    assert (call.code, call.outcome) == ("invalid-request", "not applied")
+
+
+def test_a_repair_is_taken_however_old_it_is() -> None:
+    """R37: a replica that lacks an old eventual write gets it, or it would never converge."""
+    world, a, b, c = mourning(deleted=False, put_first=False)
+    with apart(world, c):
+        world.write("k", b"old", a)
+        world.run(3 * GRACE_S)
+    world.get("k", b, strong=False, r=3)
+    settle(world)
+    assert seen_by(world, c) == b"old"
+
+
+def test_a_commit_below_the_floor_of_a_live_key_is_accepted_once_more() -> None:
+    """R12: a replica that missed the record, in a partition with a floor above it, gets it by a round."""
+    world, a, _b, c = mourning(deleted=False, put_first=False)
+    with apart(world, c):
+        put(world, b"v", a)
+        settle(world)
+    register = world.register(c, "k")
+    register.floor = ballot_make(world.now_ms(c) << 16, 9, 1, 1)
+    register.digest = b""
+    image: Image = world.register(a, "k").image
+    assert image.committed_ballot < register.floor
+    for _ in range(3):
+        world.read("k", a)
+        world.get("k", a, strong=False, r=3)
+        world.run(1.0)
+    assert seen_by(world, c) == b"v"
+    assert world.register(c, "k").image.committed_ballot > register.floor
+
+
+@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize(("key", "ballot"), [(b"\0\0d\0k", b"short"), (b"k", bytes(BALLOT_BYTES))])
+def test_a_malformed_step_is_refused(kind: int, key: bytes, ballot: bytes) -> None:
+    world, a, b, _c = mourning(deleted=False)
+    world.post(a, b, (kind, 1, 1, key, ballot))
+    with pytest.raises(m.MessageError):
+        world.run()
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_of_another_epoch_is_refused(kind: int) -> None:
+    """R40"""
+    world, a, b, _c, caught = mourning_until(m.SETTLE)
+    caught.stop()
+    before = world.register(b, "k").image
+    answers = catch(world, m.REFUSED, source=b)
+    world.post(a, b, (kind, 1, 2, world.row_key("k"), before.committed_ballot))
+    world.run()
+    assert world.register(b, "k").image == before
+    assert answers.messages[0][2][2] == "stale-epoch"
+
+
+def test_a_buried_key_is_absent_for_every_kind_of_read() -> None:
+    world, a, b, c = mourning(deleted=False)
+    buried(world, b)
+    for at in (a, b, c):
+        assert world.read("k", at) is None
+        assert seen_by(world, at) is None
+    call = world.delete("k", c)
+    world.run(1.0)
+    assert call.kind == m.APPLIED

@@ -1,0 +1,83 @@
+"""The walk over all rows: every row is shown, a few at a time, as it is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+import pytest
+
+from kvclient.wire.values import NO_BALLOT, Ballot
+from kvnode.core.record import EMPTY_IMAGE, Image
+from kvnode.service.registers import Registers
+from kvnode.service.rowscan import ROWS, RowScan
+from kvnode.storage.memory import MemoryEngine
+
+
+@dataclass
+class Listener:
+    has_room: bool = True
+    seen: list[tuple[bytes, Image]] = field(default_factory=list)
+
+    def on_row(self, key: bytes, image: Image) -> None:
+        self.seen.append((key, image))
+
+
+class Bench:
+    def __init__(self, rows: int) -> None:
+        soon: list[Callable[[], None]] = []
+        self.engine = MemoryEngine(soon.append, pytest.fail)
+        self.keys = [(number % 3).to_bytes(2, "big") + b"default\0k%06d" % number for number in range(rows)]
+        for key in self.keys:
+            self.engine.put(key, row(1), sync=True, then=None)
+        while soon:
+            soon.pop(0)()
+        self.registers = Registers(self.engine, 100, 1 << 20, NO_BALLOT)
+        self.listener = Listener()
+        self.scan = RowScan(self.engine, self.registers, Random(1), 60.0, [self.listener], 0.0)
+
+
+def row(number: int) -> Image:
+    return EMPTY_IMAGE._replace(promised=Ballot(bytes([number]) * 28))
+
+
+@pytest.mark.parametrize("rows", [0, 1, ROWS - 1, ROWS, ROWS + 1, 5 * ROWS])
+def test_every_row_is_shown_once_a_walk(rows: int) -> None:
+    bench = Bench(rows)
+    sweeps = 0
+    while not bench.scan.walks:
+        bench.scan.sweep(10.0 + sweeps)
+        sweeps += 1
+    assert [key for key, _ in bench.listener.seen] == sorted(bench.keys)
+    assert sweeps == rows // ROWS + 1
+
+
+def test_it_begins_after_a_while_and_again_after_a_pause() -> None:
+    bench = Bench(3)
+    bench.scan.sweep(0.5)
+    assert bench.listener.seen == []
+    bench.scan.sweep(5.0)
+    bench.scan.sweep(6.0)
+    assert len(bench.listener.seen) == 3
+    bench.scan.sweep(80.0)
+    assert len(bench.listener.seen) == 6
+
+
+def test_it_waits_for_who_has_no_room() -> None:
+    bench = Bench(2 * ROWS)
+    bench.scan.sweep(10.0)
+    bench.listener.has_room = False
+    bench.scan.sweep(11.0)
+    assert len(bench.listener.seen) == ROWS
+    bench.listener.has_room = True
+    bench.scan.sweep(12.0)
+    assert len(bench.listener.seen) == 2 * ROWS
+
+
+def test_what_is_in_memory_is_ahead_of_the_disk_and_nothing_is_loaded() -> None:
+    bench = Bench(3)
+    bench.registers.get(bench.keys[1]).image = row(9)
+    bench.scan.sweep(10.0)
+    assert dict(bench.listener.seen) == {bench.keys[0]: row(1), bench.keys[1]: row(9), bench.keys[2]: row(1)}
+    assert bench.registers.peek(bench.keys[0]) is None
