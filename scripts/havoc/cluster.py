@@ -53,7 +53,8 @@ class Cluster:
         self._offsets_ms = dict.fromkeys(self.names, 0)
         self._disks: dict[str, dict[str, Any]] = {name: {} for name in self.names}
         self._starting: set[str] = set()
-        self._excuses: list[Death] = []
+        self._excuses: list[tuple[int, Death]] = []
+        """Each with the number of deaths that came before it."""
 
     @property
     def majority(self) -> int:
@@ -161,22 +162,28 @@ class Cluster:
                 await self.restart(name)
 
     def excuse(self, node: str, words: str) -> None:
-        """Say that a node may die now, if its log then has these words."""
-        self._excuses.append(Death(node, words))
+        """Say that a node may die from now on, if its log then has these words."""
+        self._excuses.append((len(self._all_deaths()), Death(node, words)))
 
     def deaths(self) -> list[Death]:
         """Return every death that nobody had meant, with the node's last words."""
-        text = (self.directory / statefile.LOGS / detached.LOG_NAME).read_text("utf-8", "replace")
+        return [death for number, death in enumerate(self._all_deaths()) if not self._is_excused(number, death)]
+
+    def _all_deaths(self) -> list[Death]:
+        log = self.directory / statefile.LOGS / detached.LOG_NAME
         found: list[Death] = []
-        for line in text.splitlines():
+        for line in log.read_text("utf-8", "replace").splitlines():
             if match := _DEATH.match(line):
                 found.append(Death(match[1], line))
             elif found and line.startswith(f"  {found[-1].node}| "):
                 found[-1] = found[-1]._replace(words=f"{found[-1].words}\n{line.strip()}")
-        return [death for death in found if not self._is_excused(death)]
+        return found
 
-    def _is_excused(self, death: Death) -> bool:
-        return any(excuse.node == death.node and excuse.words in death.words for excuse in self._excuses)
+    def _is_excused(self, number: int, death: Death) -> bool:
+        return any(
+            number >= before and excuse.node == death.node and excuse.words in death.words
+            for before, excuse in self._excuses
+        )
 
 
 def plan_cluster(directory: Path, nodes: int) -> Config:

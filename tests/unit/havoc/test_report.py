@@ -133,4 +133,7 @@ def test_the_words_of_the_supervisor_about_a_death_are_understood(tmp_path: Path
     log.write_text("".join(f"{node.epitaph(7, code)}\n" for node, code in zip(nodes, (1, -9, 0), strict=True)))
     assert [death.node for death in hurt.deaths()] == ["n1", "n2", "n3"]
     hurt.excuse("n2", "SIGKILL")
-    assert [death.node for death in hurt.deaths()] == ["n1", "n3"]
+    assert len(hurt.deaths()) == 3, "an excuse comes before the death"
+    with log.open("a") as again:
+        again.write(f"{nodes[1].epitaph(8, -9)}\n{nodes[0].epitaph(8, -9)}\n")
+    assert [death.node for death in hurt.deaths()] == ["n1", "n2", "n3", "n1"]
