@@ -15,6 +15,7 @@ from checkers.operation import describe
 from simulation.clocks import WALL_EPOCH_MS
 from simulation.loop import EPOCH_S
 from simulation.oracle import Violation
+from simulation.rest import own_key
 from simulation.run import Trial, problems
 from simulation.scenario import Scenario
 
@@ -51,7 +52,8 @@ class Line:
 def key_of(scenario: Scenario, text: str) -> str:
     """Return the key that a problem's text names, or the first of the scenario."""
     words = text.replace("'", " ").replace("/", " ").replace(":", " ").replace(",", " ").split()
-    return next((key for key in scenario.keys if key in words), scenario.keys[0] if scenario.keys else "")
+    keys = (*scenario.keys, *map(own_key, range(scenario.cluster.nodes)))
+    return next((key for key in keys if key in words), keys[0])
 
 
 def explain(scenario: Scenario, key: str) -> list[Line]:
@@ -92,7 +94,8 @@ class _Telling:
 
     def tell_operations(self) -> None:
         """Add what clients asked and got, once the run is over."""
-        for operation in self._trial.watch.recorder.operations:
+        watch = self._trial.watch
+        for operation in (*watch.recorder.operations, *watch.last_writes.operations):
             if operation.key != self._key:
                 continue
             who = f"process {operation.process}"

@@ -137,7 +137,7 @@ class Rest:
         hosts, keys = self._world.hosts, self._scenario.keys
         for host in hosts:
             if host.is_serving:
-                some = (f"w{host.index}", *keys[host.index :: len(hosts)])
+                some = (own_key(host.index), *keys[host.index :: len(hosts)])
                 await self._spawned(_writer_at(host), partial(self._write_at, host, some))
             else:
                 self._check_damaged(host)
@@ -161,14 +161,17 @@ class Rest:
         end_s, poll_s = self._world.loop.now_s + READ_TIMEOUT_S + self._ahead_s, POLL_S
         while host.is_serving:
             value = f"{host.name} at {self._world.loop.now_s}".encode()  # each is written once, as the oracle insists
+            index = self._watch.last_writes.invoke(_writer_at(host), "write", key, value.decode(), mode=consistency)
             w = None if is_strong else self._live_count(key)
             try:
                 item = await kv.put(key, value, consistency=consistency, w=w, timeout=WRITE_TIMEOUT_S)
             except KvError as error:
+                self._watch.last_writes.info(index, error.code)
                 if self._world.loop.now_s > end_s:
                     text = f"{consistency} write of {key} at {host.name}, w={w}: {error}"
                     broken("no write after all faults have ended", text)
             else:
+                self._watch.last_writes.ok(index, etag=item.etag)
                 self._watch.check_acknowledged(key, item, 0 if is_strong else w or 1)
                 return
             await asyncio.sleep(poll_s)
@@ -216,6 +219,11 @@ class Rest:
                     register.invariants()
                 if drifted := host.node.healing.trees.drifted:
                     broken("a hash tree is not what its rows say", f"{drifted} of {host.name}")
+
+
+def own_key(node: int) -> str:
+    """Return the key that only the writer at a node writes."""
+    return f"w{node}"
 
 
 def _writer_at(host: SimHost) -> str:

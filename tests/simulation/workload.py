@@ -40,6 +40,8 @@ class Watch:
     def __init__(self, world: SimWorld, oracle: Oracle, value_bytes: int) -> None:
         self.world, self.oracle, self._value_bytes = world, oracle, value_bytes
         self.recorder = Recorder(lambda: round(world.loop.now_s * 1e9))
+        self.last_writes = Recorder(lambda: round(world.loop.now_s * 1e9))
+        """What is written after the final reads: told to people, and not judged with the rest."""
 
     def row_key(self, key: str) -> bytes:
         """Return the key of the row of `key` in the store "default"."""
