@@ -74,6 +74,9 @@ class Limits:
     tree_rebuild_s: float = number(7 * 86_400.0, 1.0, 365 * 86_400, "seconds")
     tree_leaves_max: int = integer(1 << 20, 1 << 12, 1 << 26)
     repair_operations_per_s: int = integer(6000, 10, 1 << 20)
+    hint_bytes_max: int = integer(256 * MIB, 0, TIB, "bytes")
+    hints_max: int = integer(262_144, 1, 1 << 24)
+    hint_age_s: float = number(10_800.0, 1, 86_400, "seconds")
 
     @cached_property
     def frame_bytes_max(self) -> int:

@@ -24,13 +24,17 @@ from kvnode.net.listener import Listener
 from kvnode.net.peers import Peers
 from kvnode.runtime import Runtime
 from kvnode.service import exchange
+from kvnode.service.catalogue import table_for_clients
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.commits import Commits
 from kvnode.service.consensus import Consensus
 from kvnode.service.coordinator import Coordinator
 from kvnode.service.eventual import Eventual
 from kvnode.service.exchange import Exchanges, HomeLink
+from kvnode.service.fallback import Fallback
+from kvnode.service.handoff import Handoff
 from kvnode.service.healing import Healing
+from kvnode.service.health import Health
 from kvnode.service.inspection import Inspection
 from kvnode.service.membership import Identity, Membership
 from kvnode.service.pace import Pace
@@ -87,7 +91,6 @@ class Node:
         self.on_refusal: Callable[[str], None] = _log.error
         self.process_facts: Callable[[], dict[str, Any]] = dict
         self._started_s = runtime.clock.monotonic_s()
-        self._rate = (self._started_s, 0, 0.0)
 
     def _build_replica(self, identity: Identity) -> None:
         """Make what holds this node's copies."""
@@ -99,6 +102,7 @@ class Node:
         )
         unsynced = {name.encode() for name, store in self.config.stores.items() if store.durability == "os"}
         self.replica = Replica(engine, self.registers, self.ceilings, clock, EPOCH, limits.max_offset_ms, unsynced)
+        self.replica.charge = self.pace.take_in
         self.healing = Healing(
             self.config,
             self.home,
@@ -116,8 +120,14 @@ class Node:
         """Make what runs clients' requests."""
         exchanges, registers, runtime, limits = self.exchanges, self.registers, self.runtime, self.config.limits
         names = [node.id for node in self.config.nodes]
-        self.commits = Commits(exchanges, registers, runtime.timers, EPOCH, limits.commit_delay_s)
-        self.consensus = Consensus(exchanges, registers, self.ceilings, self.commits, runtime, limits, EPOCH, names)
+        self.handoff = Handoff(
+            names, self.home, exchanges, registers, self.engine, self.placements, runtime, limits, EPOCH
+        )
+        self.commits = Commits(exchanges, registers, self.handoff, runtime.timers, EPOCH, limits.commit_delay_s)
+        self.consensus = Consensus(
+            exchanges, registers, self.ceilings, self.commits, self.handoff, runtime, limits, EPOCH, names
+        )
+        self.handoff.settle, self.handoff.may_spend = self.consensus.settle, self.pace.take
         self.reads = StrongReads(
             names=names,
             home=self.home,
@@ -139,11 +149,13 @@ class Node:
             ceilings=self.ceilings,
             commits=self.commits,
             consensus=self.consensus,
+            handoff=self.handoff,
             statistics=self.statistics,
             runtime=runtime,
             node_id=identity.node_id,
             epoch=EPOCH,
         )
+        self.fallback = Fallback(self.eventual, self.ceilings, self.handoff, runtime, identity.node_id)
         self.inspection = Inspection(
             names=names,
             exchanges=exchanges,
@@ -160,6 +172,7 @@ class Node:
             exchanges=exchanges,
             consensus=self.consensus,
             eventual=self.eventual,
+            fallback=self.fallback,
             inspection=self.inspection,
             anti_entropy=self.healing.anti_entropy,
             statistics=self.statistics,
@@ -173,12 +186,14 @@ class Node:
         self.listener = Listener(nodes[self.home].host, nodes[self.home].port, self, limits, self.runtime)
         addresses = [dialled.get(node.id, (node.host, node.port)) for node in nodes]
         self.peers = Peers(addresses, self.home, self, limits, self.runtime)
+        names = [node.id for node in nodes]
+        self.health = Health(names, self.home, self.exchanges, limits, SWEEP_S, self.peers.offset_ms)
         home_link = HomeLink(self.home)
         home_link.deliver = self._deliver
         self.exchanges.on_peer_up(self.home, home_link)
 
     def _handlers(self) -> dict[int, Callable[[Any, Any], None]]:
-        replies = (m.PROMISE, m.ACCEPTED, m.NACK, m.UNSEEN, m.REFUSED, m.DIGEST, m.WRITTEN, m.FORWARDED, m.PURGED)
+        replies = (m.PROMISE, m.ACCEPTED, m.NACK, m.UNSEEN, m.DIGEST, m.WRITTEN, m.FORWARDED, m.PURGED)
         trees = (m.TREE_DIFFER, m.TREE_LACKS, m.RECORDED)
         return {
             **self.replica.handlers(),
@@ -188,6 +203,7 @@ class Node:
             **dict.fromkeys(replies + trees, self.exchanges.on_reply),
             m.FORWARD: self.coordinator.on_forward,
             m.UNKNOWN_BALLOT: self.commits.on_unknown_ballot,
+            m.REFUSED: self.handoff.on_refused,
         }
 
     def _deliver(self, link: HomeLink, message: Message) -> None:
@@ -244,6 +260,7 @@ class Node:
         if self.state == "stopped":
             return
         now_s = self.runtime.clock.monotonic_s()
+        self.health.sweep(now_s)
         self.consensus.sweep(now_s)
         self.reads.expire(self.runtime.clock.wall_ms())
         self.eventual.sweep(now_s)
@@ -252,19 +269,12 @@ class Node:
         self.healing.sweep(now_s)
         if self.coordinator.is_serving:
             self.upkeep.sweep(now_s)
-        offsets_ms = self._offsets_ms()
+        self.fallback.sweep(now_s)
+        self.handoff.sweep(now_s)
+        offsets_ms = self.health.offsets_ms()
         self.clock.hear(offsets_ms, len(self.config.nodes))
-        self.eventual.clock_is_good = self._clock_is_good(offsets_ms)
+        self.eventual.clock_is_good = self.health.clock_is_good(offsets_ms)
         self.runtime.timers.call_later(SWEEP_S, self._sweep)
-
-    def _offsets_ms(self) -> list[int]:
-        others = (index for index in range(len(self.config.nodes)) if index != self.home)
-        return [offset for index in others if (offset := self.peers.offset_ms(index)) is not None]
-
-    def _clock_is_good(self, offsets_ms: list[int]) -> bool:
-        """R4: good unless a majority of the nodes is measured to be further away than 0.8 max_offset."""
-        far = sum(abs(offset) > 0.8 * self.config.limits.max_offset_ms for offset in offsets_ms)
-        return far * 2 <= len(self.config.nodes)
 
     # -- called by the listener
 
@@ -292,20 +302,7 @@ class Node:
             "serving": self.coordinator.is_serving,
             **self.membership.facts(),
         }
-        return welcome | self._table_for_clients() if to_client else welcome
-
-    def _table_for_clients(self) -> dict[str, Any]:
-        limits = self.config.limits
-        shown = ("replicas", "q1", "q2", "r", "w", "consistency", "concurrency", "durability", "mix", "ttl_s")
-        stores = self.config.stores.items()
-        names = ("value_bytes_max", "timeout_s", "timeout_s_max", "link_requests_max", "scan_page_max")
-        return {
-            "nodes": [[node.id, node.host, node.port] for node in self.config.nodes],
-            "partitions": self.config.partitions,
-            "preference": [list(order) for order in self.placements.ring.preference],
-            "stores": {name: {field: getattr(store, field) for field in shown} for name, store in stores},
-            "limits": {name: getattr(limits, name) for name in names},
-        }
+        return welcome | table_for_clients(self.config, self.placements) if to_client else welcome
 
     def on_batch(self, link: exchange.Link, batch: list[list[Any]]) -> None:
         """Take the messages of one frame, in order; operations of one frame on one key share a round (R14)."""
@@ -347,7 +344,13 @@ class Node:
     def on_peer_lost(self, index: int, link: Link) -> None:
         """A peer cannot be reached any more; what waits for it is told."""
         _log.warning("node %s is down: %s", self.config.nodes[index].id, link.reason)
+        self.health.detector.lost(index)
         self.exchanges.on_peer_lost(index)
+
+    def on_heartbeat(self, index: int, sent_s: float) -> None:
+        """A peer has answered the heartbeat that was sent at `sent_s`."""
+        self.health.detector.heard(index, self.runtime.clock.monotonic_s())
+        self.handoff.on_heartbeat(index, sent_s)
 
     def on_refused(self, index: int, code: str, text: str) -> None:
         """A peer turned us away.  If it is about who we are, this node must not go on (R1)."""
@@ -360,8 +363,7 @@ class Node:
     def facts(self) -> dict[str, Any]:
         """Return what STATUS shows."""
         clock, statistics, config = self.runtime.clock, self.statistics, self.config
-        node, offsets = config.nodes[self.home], self._offsets_ms()
-        links = self.exchanges.links
+        node, offsets = config.nodes[self.home], self.health.offsets_ms()
         return {
             "node": node.id,
             "state": self.state,
@@ -373,15 +375,11 @@ class Node:
             "connections": self.listener.connections,
             "in_flight": statistics.in_flight,
             "ops": dict(statistics.done),
-            "ops_per_s": self._ops_per_s(clock.monotonic_s()),
+            "ops_per_s": statistics.ops_per_s(),
             "latency_ms": statistics.latency_ms(),
             "syncs": self.engine.syncs,
-            "peers": {
-                other.id: "up" if links[index] is not None else "down"
-                for index, other in enumerate(config.nodes)
-                if index != self.home
-            },
-            "hints": 0,
+            "peers": self.health.peers(),
+            **self.handoff.facts(),
             **self.healing.facts(),
             "repairs": statistics.repairs + self.healing.mending.repaired,
             **self.upkeep.facts(),
@@ -390,11 +388,3 @@ class Node:
             "uptime_s": round(clock.monotonic_s() - self._started_s, 3),
             **self.process_facts(),
         }
-
-    def _ops_per_s(self, now_s: float) -> float:
-        """Return the rate since the last status, or over the last second if that was just now."""
-        then_s, answered, rate = self._rate
-        if now_s - then_s >= 0.5:
-            rate = round((self.statistics.answered - answered) / (now_s - then_s), 1)
-            self._rate = (now_s, self.statistics.answered, rate)
-        return rate

@@ -326,6 +326,7 @@ def status(config: Path | None, address: tuple[str, ...], data_dir: Path | None,
 
     Repairs are keys that were sent to laggards by reads or taken from others by comparisons of hash trees (compared);
     budget is the part of the repair budget that is used.
+    Hints are keys that the node owes to others, which were away: below the table it says to whom, and what was dropped.
 
     Keys are those of every copy that the node keeps, deleted ones included: counted while they are few, and an estimate
     (~) beyond, in which a key that was written again lately may count twice.  Status questions are no operations.
@@ -354,6 +355,7 @@ def _status_text(cluster: str, nodes: list[dict[str, Any]], as_json: bool, clear
         if "error" in facts:
             is_named = facts["node"] != facts["address"]  # with --address its name is not known: the error has it
             lines.append(f"{facts['node']}: {facts['error']}" if is_named else facts["error"])
+        lines += show.owed_lines(facts)
     return ("\033[H\033[2J" if clear and show.is_terminal(sys.stdout) else "") + "\n".join(lines)
 
 

@@ -165,6 +165,23 @@ def status_notes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
+def owed_lines(node: Mapping[str, Any]) -> list[str]:
+    """Return what a node owes to others, what of that it has dropped, and whom it hears nothing of; often nothing."""
+    owed, dropped = node.get("hints_owed") or {}, node.get("hints_dropped") or {}
+    silent = [name for name, state in (node.get("peers") or {}).items() if state == "silent"]
+    lines = []
+    if owed:
+        lines.append(f"{node['node']} owes hints: {', '.join(f'{name} {count:,}' for name, count in owed.items())}")
+    if any(dropped.values()):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
+        lines.append(
+            f"{node['node']} has dropped hints since its start: {reasons}; anti-entropy finds what they stood for"
+        )
+    if silent:
+        lines.append(f"{node['node']} hears nothing of {', '.join(silent)}, which is connected")
+    return lines
+
+
 EXPLAIN_HEADERS = ("replica", "what", "ballot", "version", "value")
 
 

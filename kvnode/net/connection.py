@@ -83,6 +83,10 @@ class PeerHandler(Protocol):
     def on_batch(self, link: Link, batch: list[list[Any]]) -> None:
         """Take the messages of one frame.  Raises MessageError for malformed content: the link is closed with it."""
 
+    def on_heartbeat(self, index: int, sent_s: float) -> None:
+        """Hear that node `index` has answered the heartbeat sent at `sent_s`, by the monotonic clock: everything that
+        was sent to it before that has been received."""
+
     def on_refused(self, index: int, code: str, text: str) -> None:
         """Hear that node `index` answered our HELLO with GOODBYE; after the code "identity" it is not dialled again."""
 

@@ -150,6 +150,8 @@ class Peers:
         peer = self._peers[link.index]
         peer.rtt_ms = rtt_s * 1e3
         peer.failures = 0
+        if self.links[link.index] is link:
+            self._handler.on_heartbeat(link.index, sent_ns / 1e9)
         if peer.rtt_ms > self._limits.max_offset_ms / 4:
             return  # a sample is off by up to half its round trip: one side was paused or busy, its clock may be fine
         peer.samples_ms.append(wall_ms - (now_s * 1e3 - peer.rtt_ms / 2))

@@ -17,6 +17,7 @@ from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.core.record import Record
 from kvnode.runtime import Timers
 from kvnode.service.exchange import Exchanges, Link
+from kvnode.service.handoff import Handoff
 from kvnode.service.placement import Placement
 from kvnode.service.registers import Registers
 
@@ -28,8 +29,17 @@ _BATCH = 512
 class Commits:
     """The marks that this coordinator still owes to the other owners."""
 
-    def __init__(self, exchanges: Exchanges, registers: Registers, timers: Timers, epoch: int, delay_s: float) -> None:
+    def __init__(
+        self,
+        exchanges: Exchanges,
+        registers: Registers,
+        handoff: Handoff,
+        timers: Timers,
+        epoch: int,
+        delay_s: float,
+    ) -> None:
         self._exchanges = exchanges
+        self._handoff = handoff
         self._registers = registers
         self._timers = timers
         self._epoch = epoch
@@ -84,10 +94,11 @@ class Commits:
             self._arm(self._delay_s / 4)
 
     def _send(self, count: int) -> None:
-        """Send the oldest marks, in one message per owner."""
+        """Send the oldest marks, in one message per owner; who is away is owed them."""
         marks: dict[int, list[bytes]] = {}
         for key in list(islice(self._pending, count)):
             ballot, placement = self._pending.pop(key)
+            self._handoff.on_send(key, placement.members)
             for index in placement.others:
                 marks.setdefault(index, []).extend((key, ballot))
         for index, pairs in marks.items():

@@ -28,6 +28,7 @@ from kvnode.runtime import Runtime
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.commits import Commits
 from kvnode.service.exchange import Exchanges
+from kvnode.service.handoff import Handoff
 from kvnode.service.placement import Placement
 from kvnode.service.promises import PromiseCache
 from kvnode.service.registers import Registers
@@ -56,6 +57,7 @@ class Consensus:
         registers: Registers,
         ceilings: Ceilings,
         commits: Commits,
+        handoff: Handoff,
         runtime: Runtime,
         limits: Limits,
         epoch: int,
@@ -65,6 +67,7 @@ class Consensus:
         self._registers = registers
         self._ceilings = ceilings
         self._commits = commits
+        self._handoff = handoff
         self._runtime = runtime
         self._limits = limits
         self._epoch = epoch
@@ -210,6 +213,7 @@ class Consensus:
         slot.reached = slot.placement.members
         commit = self._commits.take(slot.key)
         base, following = round_.base_version, round_.following
+        self._handoff.on_send(slot.key, slot.placement.members)
         reached = self._send(
             slot,
             round_,

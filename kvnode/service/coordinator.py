@@ -25,6 +25,7 @@ from kvnode.service.consensus import Consensus
 from kvnode.service.drafts import Draft
 from kvnode.service.eventual import Eventual
 from kvnode.service.exchange import Exchanges, Link
+from kvnode.service.fallback import Fallback
 from kvnode.service.inspection import Inspection
 from kvnode.service.placement import BadName, Placement, Placements
 from kvnode.service.requests import STATUS, ForwardLink, Request, Statistics
@@ -84,6 +85,7 @@ class Coordinator:
         exchanges: Exchanges,
         consensus: Consensus,
         eventual: Eventual,
+        fallback: Fallback,
         inspection: Inspection,
         anti_entropy: AntiEntropy,
         statistics: Statistics,
@@ -94,6 +96,7 @@ class Coordinator:
         self._exchanges = exchanges
         self._consensus = consensus
         self._eventual = eventual
+        self._fallback = fallback
         self._inspection = inspection
         self._anti_entropy = anti_entropy
         self._statistics = statistics
@@ -243,7 +246,9 @@ class Coordinator:
         self._check_content(content, ttl_ms)
         draft.content, draft.ttl_ms = content, ttl_ms
         request.weigh(content)
-        if not stamp:
+        if not placement.is_home:
+            self._fallback.write(draft)
+        elif not stamp:
             self._eventual.write(draft)
         elif len(stamp) == VERSION_BYTES + 1:
             self._eventual.send_stamped(draft, stamp)
@@ -296,7 +301,13 @@ class Coordinator:
             )
             return
         timeout_s = _timeout_s(message, self._runtime.clock.wall_ms())
-        for target in placement.owners:
+        owners = self._exchanges.by_trust(placement.owners)
+        if message[0] == m.WRITE and message[3] == 0 and not message[8]:
+            owners = self._exchanges.trusted(placement.owners)  # with w="any" a hint is enough
+            if not owners:
+                self._write(request, placement, message)
+                return
+        for target in owners:
             link = self._exchanges.links[target]
             if link is None:
                 continue

@@ -38,6 +38,7 @@ from kvnode.service.commits import Commits
 from kvnode.service.consensus import Consensus
 from kvnode.service.drafts import Draft, Waiting
 from kvnode.service.exchange import Exchanges
+from kvnode.service.handoff import Handoff
 from kvnode.service.placement import Placement
 from kvnode.service.registers import Registers
 from kvnode.service.requests import Request, Statistics
@@ -175,6 +176,7 @@ class Eventual:
         ceilings: Ceilings,
         commits: Commits,
         consensus: Consensus,
+        handoff: Handoff,
         statistics: Statistics,
         runtime: Runtime,
         node_id: int,
@@ -188,6 +190,7 @@ class Eventual:
         self._ceilings = ceilings
         self._commits = commits
         self._consensus = consensus
+        self._handoff = handoff
         self._statistics = statistics
         self._runtime = runtime
         self._node_id = node_id
@@ -308,6 +311,7 @@ class Eventual:
         write.number = number = self._exchanges.begin(write)
         self._open[number] = write
         message = (m.ENTRY, number, self._epoch, draft.key, entry)
+        self._handoff.on_send(draft.key, placement.members)
         if draft.w > 1:
             self._send_to(write, placement.owners, message)
             return

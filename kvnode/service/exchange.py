@@ -61,7 +61,14 @@ class Exchanges:
 
     def __init__(self, nodes: int) -> None:
         self.links: list[Link | None] = [None] * nodes
-        self._up = 0
+        self.up = 0
+        """Nodes with an open link, as bits."""
+        self.suspected = 0
+        """Nodes that have been silent for longer than is usual, as bits: asked last."""
+        self.doubted = 0
+        """Those, and nodes that have refused something of late: they may miss what they are sent."""
+        self.losses = [0] * nodes
+        """How often the link to each node was lost."""
         self.open: dict[int, Exchange] = {}
         self._number = 0
 
@@ -99,16 +106,27 @@ class Exchanges:
 
     def reachable(self, members: int) -> int:
         """Return how many of `members` (bits) have an open link."""
-        return (self._up & members).bit_count()
+        return (self.up & members).bit_count()
+
+    def trusted(self, owners: tuple[int, ...]) -> tuple[int, ...]:
+        """Return those of `owners` that have a link and are not under suspicion."""
+        trusted = self.up & ~self.suspected
+        return tuple(index for index in owners if trusted >> index & 1)
+
+    def by_trust(self, owners: tuple[int, ...]) -> tuple[int, ...]:
+        """Return `owners` in their order, but those under suspicion last."""
+        suspected = self.suspected
+        return tuple(sorted(owners, key=lambda index: suspected >> index & 1)) if suspected else owners
 
     def on_peer_up(self, index: int, link: Link) -> None:
         """Use `link` for node `index` from now on."""
         self.links[index] = link
-        self._up |= 1 << index
+        self.up |= 1 << index
 
     def on_peer_lost(self, index: int) -> None:
         """Tell every open exchange that a node can no longer be reached."""
         self.links[index] = None
-        self._up &= ~(1 << index)
+        self.losses[index] += 1
+        self.up &= ~(1 << index)
         for exchange in list(self.open.values()):
             exchange.on_lost(index)

@@ -36,6 +36,11 @@ class Pace:
         """Count a repair that another node has sent."""
         self.budget.charge(self._clock.monotonic_s(), size_bytes, operations)
 
+    def take_in(self, size_bytes: int) -> float:
+        """Count a repair that another node has sent, and return after how many seconds it should send more."""
+        self.charge(size_bytes)
+        return self.wait_s()
+
     def wait_s(self) -> float:
         """Return after how long `take` is allowed again; 0: now."""
         return self.budget.wait_s(self._clock.monotonic_s())

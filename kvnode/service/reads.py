@@ -173,7 +173,7 @@ class StrongReads:
         """Ask up to `count` more owners, those that answer fast first; return how many were asked."""
         slot = gathering.slot
         others = slot.placement.others
-        if self._avoid_until_s:
+        if self._avoid_until_s or self._exchanges.suspected:
             others = self._by_speed(others)
         elif count < len(others):
             self._turn += 1
@@ -193,7 +193,8 @@ class StrongReads:
     def _by_speed(self, others: tuple[int, ...]) -> tuple[int, ...]:
         now_s = self._runtime.clock.monotonic_s()
         self._avoid_until_s = {index: until for index, until in self._avoid_until_s.items() if until > now_s}
-        return tuple(sorted(others, key=lambda index: self._avoid_until_s.get(index, 0.0)))
+        quick = tuple(sorted(others, key=lambda index: self._avoid_until_s.get(index, 0.0)))
+        return self._exchanges.by_trust(quick)
 
     # -- judge
 

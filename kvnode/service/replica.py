@@ -75,6 +75,9 @@ class Replica:
         self._unsynced_stores = unsynced_stores
         self.grace_ms: Callable[[bytes], int] = _for_ever
         """Says of a key's name how old an eventual write may be that comes late (R37)."""
+        self.charge: Callable[[int], float] = lambda size_bytes: 0.0
+        """Counts a hint that was taken, by its bytes, against the repair budget here; returns how many seconds the
+        sender should wait before the next."""
         self._horizon = b""
         """Stamp of max_offset ahead, as bytes; renewed when an accept goes beyond it."""
         self.superseded = 0
@@ -92,6 +95,7 @@ class Replica:
             m.READ: self.on_read,
             m.ENTRY: self.on_entry,
             m.REPAIR: self.on_entry,
+            m.HINT: self.on_hint,
         }
 
     # -- the register
@@ -248,6 +252,37 @@ class Replica:
         self._put(key, register, link, (m.WRITTEN, 0, 0))
         return True
 
+    def on_hint(self, link: Link, message: Message) -> None:
+        """Take what this replica may have missed, by R12 and R29, and acknowledge it once all of it is durable.
+
+        An entry that is older than the store's gc_grace is refused: what it was superseded by may be purged (R37).
+        """
+        _, number, epoch, key, ballot, body, window, entry = message
+        if not self.takes(link, number, epoch):
+            return
+        _check_hint(key, ballot, body, entry)
+        wait_ms = round(self.charge(len(key) + len(body) + len(window) + len(entry)) * 1000)
+        if ballot:
+            register, verdict = self._registers.commit(key, ballot, Record(body, window))
+            if verdict is Verdict.FLOOR:
+                link.send((m.BELOW_FLOOR, key, register.floor))
+                link.send((m.REFUSED, number, "below-floor", "the record is settled above the floor by a round first"))
+                return
+        if entry:
+            stamp, now_ms = version_stamp(entry_version(entry)), self._clock.wall_ms()
+            if self._is_stale(key, self._registers.get(key), stamp, now_ms):
+                self.stale += 1
+                link.send((m.REFUSED, number, "stale", "the entry is older than gc_grace, and the key may be purged"))
+                return
+            if not self._ceilings.hybrid.observe(stamp, now_ms):
+                link.send((m.REFUSED, number, "clock-skew", "the entry's stamp is further ahead than max_offset"))
+                return
+        cached = self._registers.get(key)
+        if entry and self._store(key, cached, Entry(entry)) is _DONE:
+            self._put(key, cached, link, (m.WRITTEN, number, wait_ms))
+        else:
+            self._answer_repeat(key, cached, link, (m.WRITTEN, number, wait_ms))
+
     def _store(self, key: bytes, register: Register, entry: Entry) -> Verdict:
         before = register.image
         verdict = register.store(entry)
@@ -323,3 +358,13 @@ def _check(key: bytes, ballot: bytes) -> None:
     """Raise MessageError unless key and ballot have the sizes that they must have."""
     if len(ballot) != BALLOT_BYTES or len(key) < 5:
         raise m.MessageError(f"a ballot of {len(ballot)} bytes for a key of {len(key)} bytes")
+
+
+def _check_hint(key: bytes, ballot: bytes, body: bytes, entry: bytes) -> None:
+    """Raise MessageError unless each part of a hint is empty or has the size that it must have."""
+    is_record = len(ballot) == BALLOT_BYTES and len(body) >= BODY_HEADER_BYTES
+    if not (is_record or not (ballot or body)) or 0 < len(entry) <= BODY_HEADER_BYTES or len(key) < 5:
+        raise m.MessageError(
+            f"a hint with a ballot of {len(ballot)} bytes, a body of {len(body)}, an entry of {len(entry)} for a key of"
+            f" {len(key)}"
+        )

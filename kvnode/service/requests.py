@@ -47,6 +47,7 @@ class Statistics:
         self._latencies_s: list[float] = []
         self._answered = 0
         self._observed = 0
+        self._rate = (clock.monotonic_s(), 0, 0.0)
 
     def on_answer(self, kind: str, started_s: float) -> None:
         """Count an operation's answer; every few of them, time it."""
@@ -81,6 +82,15 @@ class Statistics:
         is_ring = len(held) == _SAMPLES
         recent = sorted([held[(newest - back) % _SAMPLES] for back in range(count)] if is_ring else held[-count:])
         return recent[int(len(recent) * 0.99)] * 1e3, count
+
+    def ops_per_s(self) -> float:
+        """Return the rate since the last call, or that call's answer if it was just now."""
+        now_s = self._clock.monotonic_s()
+        then_s, answered, rate = self._rate
+        if now_s - then_s >= 0.5:
+            rate = round((self._answered - answered) / (now_s - then_s), 1)
+            self._rate = (now_s, self._answered, rate)
+        return rate
 
     def latency_ms(self) -> dict[str, float]:
         """Return p50 and p99 of the sampled latencies in milliseconds; zeros before the first."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kvnode.node import Node
+from kvnode.service.health import Health
 from kvnode.service.replica import Replica
 
 
@@ -25,7 +25,7 @@ def _for_ever(ask: Callable[..., bool], answer: bool) -> Callable[..., bool]:
 
 
 def a_clock_is_wrong_for_ever(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Node, "_clock_is_good", _for_ever(Node._clock_is_good, answer=False))
+    patch.setattr(Health, "clock_is_good", _for_ever(Health.clock_is_good, answer=False))
 
 
 def a_disk_is_clogged_for_ever(patch: pytest.MonkeyPatch) -> None:

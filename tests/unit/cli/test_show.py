@@ -77,3 +77,19 @@ def test_status_says_for_whom_deleted_keys_wait() -> None:
         "n1: 1,200 deleted keys cannot be purged before n3 is back",
         "n1: 5,000 proposals not known to be chosen",
     ]
+
+
+def test_what_is_owed_is_said_below_the_table() -> None:
+    facts = {
+        "node": "n1",
+        "hints_owed": {"n3": 1200},
+        "hints_dropped": {"full": 5, "expired": 0, "stale": 1},
+        "peers": {"n2": "up", "n3": "silent"},
+    }
+    assert show.owed_lines(facts) == [
+        "n1 owes hints: n3 1,200",
+        "n1 has dropped hints since its start: 5 full, 1 stale; anti-entropy finds what they stood for",
+        "n1 hears nothing of n3, which is connected",
+    ]
+    assert show.owed_lines({"node": "n1", "hints_owed": {}, "hints_dropped": {"full": 0}, "peers": {"n2": "up"}}) == []
+    assert show.owed_lines({"node": "n1", "state": "down"}) == []

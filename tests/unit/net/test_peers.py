@@ -60,6 +60,9 @@ class Caller:
         self._note("batch", link.index, batch)
         self.on_batch_do(link, batch)
 
+    def on_heartbeat(self, index: int, sent_s: float) -> None:
+        self._note("heartbeat", index, sent_s)
+
     def on_refused(self, index: int, code: str, text: str) -> None:
         self._note("refused", index, code, text)
 
@@ -203,6 +206,19 @@ async def test_offsets_are_the_median_of_the_last_samples_and_outlive_the_link()
         one.clock.now_s += 30
         one.clock.offset_ms += 5_000  # our clock was set: that shows at once, also against whoever is out of reach
         assert one.peers.offset_ms(0) == 120 - 5_000
+
+
+async def test_an_answered_heartbeat_is_reported_with_the_time_at_which_it_was_sent() -> None:
+    """Everything that was sent before that time has been received."""
+    async with street() as one:
+        stranger = await one.answered()
+        ping = await stranger.hear()
+        assert ping is not None
+        sent_s = one.clock.now_s
+        one.clock.now_s += 0.5
+        await stranger.say((PONG, ping[1], one.clock.wall_ms()))
+        await one.caller.until(lambda: one.caller.count("heartbeat") == 1)
+        assert one.caller.heard[-1] == ("heartbeat", 0, pytest.approx(sent_s))
 
 
 @pytest.mark.parametrize("sent_ns", [-1, 0, 1 << 62])

@@ -17,7 +17,7 @@ from kvnode.core.merkle import Tree, item_of, position_of
 from kvnode.service import anti_entropy
 from kvnode.storage.engine import DamagedRow
 
-LIMITS = Limits(repair_interval_s=5.0, tree_rebuild_s=1e6, tree_leaves_max=1 << 12)
+LIMITS = Limits(repair_interval_s=5.0, tree_rebuild_s=1e6, tree_leaves_max=1 << 12, hint_bytes_max=0)
 TREE_KINDS = {m.TREE_ROOTS, m.TREE_DIFFER, m.TREE_NODES, m.TREE_LIST, m.TREE_LACKS, m.RECORDS, m.RECORDED}
 
 

@@ -180,7 +180,7 @@ def test_a_clock_off_against_a_majority_stops_eventual_writes_only() -> None:
     world, a, _, _ = trio()
     node = world.hosts[a].node
     measured: list[int] = []
-    node._offsets_ms = lambda: measured  # type: ignore[method-assign]
+    node.health.offsets_ms = lambda: measured  # type: ignore[method-assign]
 
     def written() -> Call:
         world.run(0.1)  # the next sweep takes the measurements

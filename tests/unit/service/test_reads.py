@@ -67,6 +67,17 @@ def test_a_silent_replica_costs_a_few_hedges_and_is_then_asked_last() -> None:
         assert asked == [(a, b)] * 5
 
 
+def test_a_replica_under_suspicion_is_asked_last() -> None:
+    world, a, b, c = trio()
+    put(world, b"v", a)
+    settle(world)
+    world.hosts[a].node.exchanges.suspected = 1 << c
+    asked = asked_digests(world)
+    for _ in range(5):
+        assert world.read("k", a) == b"v"
+    assert asked == [(a, b)] * 5
+
+
 @pytest.mark.parametrize("silent", [0, 1])
 def test_a_silent_replica_does_not_keep_an_undecided_key_from_being_read(silent: int) -> None:
     """R20: two of three answer and disagree; the third, which could decide, says nothing: a round must."""

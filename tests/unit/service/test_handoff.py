@@ -1,0 +1,391 @@
+"""Hinted hand-off: what a replica missed is noted durably, sent when it is back, and counts for nothing (R12, R13, R28,
+R29, R32, R37)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from schedule import apart, catch, propose_and_die, put, seen_by, settle, trio
+from world import World
+
+from kvclient.wire import messages as m
+from kvnode.config import Limits, StoreConfig
+from kvnode.service import handoff
+
+
+def hints(world: World, index: int) -> list[str]:
+    """Return the names of the rows of hints on a node's disk."""
+    return [name for name, _ in world.hosts[index].engine.scan_meta(handoff.PREFIX)]
+
+
+def owed(world: World, index: int) -> int:
+    return int(world.hosts[index].node.handoff.hints.total)
+
+
+def write(world: World, value: bytes, at: int, key: str = "k", **options: Any) -> None:
+    call = world.write(key, value, at, **options)
+    world.run()
+    assert call.kind == m.APPLIED, call.answer
+
+
+def beat(world: World, at: int, *others: int) -> None:
+    """Let node `at` hear an answer to a heartbeat that it sends these others now."""
+    for other in others:
+        world.hosts[at].node.on_heartbeat(other, world.scheduler.now_s)
+
+
+@pytest.mark.parametrize("w", [1, 2])
+def test_a_write_whose_replica_is_away_is_handed_over_when_it_is_back(w: int) -> None:
+    """R32, without any read."""
+    world, a, _, c = trio()
+    with apart(world, c):
+        write(world, b"v", a, w=w)
+        assert owed(world, a) == 1
+        assert seen_by(world, c) is None
+    settle(world)
+    assert seen_by(world, c) == b"v"
+    assert owed(world, a) == 0
+    assert hints(world, a) == []
+
+
+def test_a_commit_that_a_replica_missed_is_handed_over() -> None:
+    """R32: the record goes as committed, by R12."""
+    world, a, _, c = trio()
+    with apart(world, c):
+        put(world, b"v", a)
+        world.run(0.5)
+    settle(world)
+    image = world.register(c, "k").image
+    assert image.committed.content == b"\0v"
+    assert not image.accepted_ballot
+    assert owed(world, a) == 0
+
+
+def test_a_mark_that_was_lost_is_handed_over() -> None:
+    """The replica has accepted the record and never hears that it is chosen."""
+    world, a, _, c = trio()
+    world.run(1.0)
+    beat(world, a, *(index for index in range(3) if index != a))
+    lost = catch(world, m.MARKS, target=c)
+    put(world, b"v", a)
+    world.run(0.1)
+    assert lost.messages
+    lost.stop()
+    with apart(world, c):
+        world.run(0.1)
+    settle(world)
+    assert world.register(c, "k").image.committed.content == b"\0v"
+
+
+def test_a_thousand_writes_of_a_key_make_one_hint() -> None:
+    world, a, _, c = trio()
+    with apart(world, c):
+        for number in range(50):
+            write(world, b"%d" % number, a)
+        assert owed(world, a) == 1
+        assert len(hints(world, a)) == 1
+        sent = catch(world, m.HINT)
+    sent.pour()
+    world.run(0.2)
+    assert seen_by(world, c) == b"49"
+
+
+def test_hints_survive_the_crash_of_their_holder() -> None:
+    """A crash loses what was not synced: the hint was synced with the write that it is about."""
+    world, a, b, c = trio()
+    with apart(world, c):
+        for number in range(5):
+            write(world, b"v", a, f"key{number}")
+        world.crash(a)
+        world.restart(a)
+        world.run(0.2)
+        assert owed(world, a) == 5
+    settle(world, 0.5)
+    for number in range(5):
+        assert seen_by(world, c, f"key{number}") == b"v"
+    assert owed(world, a) == 0
+    assert hints(world, a) == []
+    assert b not in (a, c)
+
+
+def test_what_was_on_its_way_when_a_replica_was_lost_is_owed() -> None:
+    """Nobody acknowledges an entry with w = 1: a heartbeat after it does."""
+    world, a, b, c = trio()
+    world.run(3.0)
+    beat(world, a, b, c)
+    lost = catch(world, m.ENTRY, target=c)
+    write(world, b"v", a)
+    assert lost.messages
+    assert owed(world, a) == 0
+    lost.stop()
+    world.cut(a, c)
+    world.run(0.1)
+    assert owed(world, a) == 1
+    world.mend(a, c)
+    settle(world)
+    assert seen_by(world, c) == b"v"
+
+
+def test_what_a_replica_has_vouched_for_is_not_owed_when_it_is_lost() -> None:
+    world, a, b, c = trio()
+    write(world, b"v", a)
+    for _ in range(5):
+        world.run(1.0)
+        beat(world, a, b, c)
+    world.run(0.1)
+    assert world.hosts[a].node.handoff.recent.held == 0, "and takes no memory any more"
+    world.cut(a, c)
+    world.run(0.1)
+    assert owed(world, a) == 0
+
+
+def test_a_silent_replica_is_owed_what_is_sent_to_it() -> None:
+    """Suspicion, not only a lost link: what waits in a dead socket is lost with it."""
+    world, a, b, c = trio()
+    for _ in range(10):
+        world.run(1.0)
+        beat(world, a, b, c)
+    with world.silenced(c):
+        write(world, b"early", a, "early")
+        for _ in range(3):
+            world.run(1.0)
+            beat(world, a, b)
+        assert world.hosts[a].node.facts()["peers"] == {
+            f"n{b + 1}": "up",
+            f"n{c + 1}": "silent",
+        }
+        write(world, b"late", a, "late")
+        assert owed(world, a) == 2
+        assert len(hints(world, a)) == 2
+    beat(world, a, b, c)
+    settle(world)
+    assert owed(world, a) == 0
+    assert seen_by(world, c, "early") == b"early"
+
+
+def test_a_replica_whose_disk_was_full_is_handed_what_it_refused() -> None:
+    world, a, b, c = trio()
+    world.run(3.0)
+    beat(world, a, b, c)
+    world.hosts[c].engine.writable = False
+    write(world, b"v", a)
+    world.run(0.2)
+    assert owed(world, a) == 1
+    for _ in range(5):
+        beat(world, a, b, c)
+        world.run(1.0)
+    assert owed(world, a) == 1, "it refuses the hint as well"
+    world.hosts[c].engine.writable = True
+    beat(world, a, b, c)
+    world.run(2.0)
+    assert seen_by(world, c) == b"v"
+    assert owed(world, a) == 0
+
+
+def test_a_proposal_is_never_handed_over() -> None:
+    """R13: the hint waits until it is decided, which its holder brings about, and then carries what is committed."""
+    world, a, b, c = trio()
+    with apart(world, c):
+        propose_and_die(world, a, lambda: world.put("k", b"v", a))
+        world.cut(a, b)
+        world.cut(a, c)
+        world.run(0.2)
+        assert owed(world, a) == 1
+        assert world.register(a, "k").image.accepted_ballot
+    hinted = catch(world, m.HINT)
+    hinted.stop()
+    world.mend(a, b)
+    sent: list[Any] = []
+    world.on_post = lambda source, target, message: sent.append(message) or True if message[0] == m.HINT else True
+    world.run(0.5)
+    assert sent == []
+    world.run(3.0)
+    world.invariants()
+    for index in (b, c):
+        image = world.register(index, "k").image
+        assert image.committed.content == b"\0v"
+    assert owed(world, a) == 0
+
+
+def test_a_strong_write_is_not_acknowledged_by_hints() -> None:
+    """R28, C10."""
+    world, a, b, c = trio()
+    world.cut(a, b)
+    world.cut(a, c)
+    call = world.put("k", b"v", a)
+    world.run(1.0)
+    assert call.outcome == "not applied"
+    assert owed(world, a) == 0
+
+
+def test_an_eventual_write_with_a_number_is_not_acknowledged_by_hints() -> None:
+    """R28."""
+    world, a, _, c = trio()
+    with apart(world, c):
+        call = world.write("k", b"v", a, w=3)
+        world.run()
+        assert call.code == "quorum-unreachable"
+
+
+def test_a_deleted_key_is_not_brought_back_by_an_old_hint() -> None:
+    """The hint says only that there is something; what there is, is looked up when it is sent."""
+    world, a, b, c = trio()
+    with apart(world, c):
+        write(world, b"v", a)
+        assert owed(world, a) == 1
+        call = world.delete("k", b)
+        world.run()
+        assert call.kind == m.APPLIED
+        world.run(0.2)
+    settle(world, 0.5)
+    for index in (a, b, c):
+        assert seen_by(world, index) is None
+    assert world.read("k", c) is None
+
+
+def test_hints_are_bounded_and_dropped_ones_are_counted() -> None:
+    world = World(3, limits=Limits(hints_max=5))
+    a, _, c = world.owners("k")
+    with apart(world, c):
+        for number in range(9):
+            write(world, b"v", a, f"key{number}")
+    facts = world.hosts[a].node.facts()
+    assert facts["hints"] == 5
+    assert facts["hints_owed"] == {f"n{c + 1}": 5}
+    assert facts["hints_dropped"]["full"] == 4
+    assert len(hints(world, a)) == 5
+
+
+def test_without_room_for_hints_there_are_none() -> None:
+    world = World(3, limits=Limits(hint_bytes_max=0))
+    a, _, c = world.owners("k")
+    with apart(world, c):
+        write(world, b"v", a)
+        world.run(0.2)
+        assert owed(world, a) == 0
+        assert hints(world, a) == []
+        assert not world.hosts[a].node.handoff.recent.keys
+    settle(world)
+    assert seen_by(world, c) is None
+
+
+def test_a_hint_is_given_up_at_its_age() -> None:
+    world = World(3, limits=Limits(hint_age_s=60.0))
+    a, _, c = world.owners("k")
+    with apart(world, c):
+        write(world, b"v", a)
+        world.run(59.0)
+        assert owed(world, a) == 1
+        world.run(2.0)
+        assert owed(world, a) == 0
+        assert hints(world, a) == []
+    assert world.hosts[a].node.facts()["hints_dropped"]["expired"] == 1
+
+
+def test_a_hint_is_given_up_after_the_stores_gc_grace() -> None:
+    """R37: what it carries may have been deleted since, and the tombstone purged."""
+    world = World(3, store=StoreConfig("default", replicas=3, gc_grace_s=60))
+    a, _, c = world.owners("k")
+    with apart(world, c):
+        write(world, b"v", a)
+        world.run(61.0)
+    settle(world)
+    assert owed(world, a) == 0
+    assert world.hosts[a].node.facts()["hints_dropped"]["expired"] == 1
+    assert seen_by(world, c) is None
+
+
+def test_a_key_written_while_its_hint_is_on_the_way_stays_owed() -> None:
+    world, a, _, c = trio()
+    with apart(world, c):
+        write(world, b"old", a)
+    answers = catch(world, m.WRITTEN, source=c, target=a)
+    world.run(0.1)
+    assert answers.messages
+    world.hosts[a].node.exchanges.suspected = 1 << c
+    world.hosts[a].node.exchanges.doubted = 1 << c
+    lost = catch(world, m.ENTRY, target=c)
+    write(world, b"new", a)
+    assert lost.messages
+    lost.stop()
+    answers.pour()
+    settle(world, 1.0)
+    assert seen_by(world, c) == b"new"
+    assert owed(world, a) == 0
+
+
+def test_an_expired_link_puts_back_what_was_sent() -> None:
+    world, a, _, c = trio()
+    with apart(world, c):
+        for number in range(3):
+            write(world, b"v", a, f"key{number}")
+    lost = catch(world, m.HINT, target=c)
+    world.run(0.1)
+    assert lost.messages
+    lost.stop()
+    with apart(world, c):
+        world.run(0.1)
+        assert owed(world, a) == 3
+    settle(world)
+    assert owed(world, a) == 0
+    assert seen_by(world, c, "key2") == b"v"
+
+
+def test_the_repair_budget_sets_the_pace() -> None:
+    world, a, _, c = trio()
+    with apart(world, c):
+        for number in range(6):
+            write(world, b"v", a, f"key{number}")
+    asked: list[int] = []
+
+    def two(size_bytes: int) -> bool:
+        asked.append(size_bytes)
+        return len(asked) <= 2
+
+    world.hosts[a].node.handoff.may_spend = two
+    world.run(0.2)
+    assert owed(world, a) == 4
+    assert all(size_bytes > handoff.DEBT_BYTES for size_bytes in asked)
+    world.hosts[a].node.handoff.may_spend = lambda size_bytes: True
+    settle(world)
+    assert owed(world, a) == 0
+
+
+def test_a_receiver_may_ask_for_a_pause() -> None:
+    """The receiving side has a budget, too."""
+    world, a, _, c = trio()
+    with apart(world, c):
+        for number in range(150):
+            write(world, b"v", a, f"key{number}")
+    world.hosts[c].node.replica.charge = lambda size_bytes: 1.0
+    world.run(0.9)
+    assert owed(world, a) == 150 - handoff.WINDOW
+    world.run(1.0)
+    assert owed(world, a) == 150 - 2 * handoff.WINDOW
+
+
+def test_few_hints_are_on_the_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handoff, "WINDOW", 3)
+    world, a, _, c = trio()
+    with apart(world, c):
+        for number in range(10):
+            write(world, b"v", a, f"key{number}")
+    held = catch(world, m.HINT, target=c)
+    world.run(0.2)
+    assert len(held.messages) == 3
+    held.pour()
+    settle(world, 0.5)
+    assert owed(world, a) == 0
+    assert all(seen_by(world, c, f"key{number}") == b"v" for number in range(10))
+
+
+def test_hints_for_a_node_that_is_no_longer_configured_are_removed() -> None:
+    world, a, _, _ = trio()
+    world.hosts[a].engine.put_meta(f"{handoff.PREFIX}gone/0000/default\0k", bytes(8), sync=True, then=None)
+    world.run()
+    world.crash(a)
+    world.restart(a)
+    world.run(0.2)
+    assert owed(world, a) == 0
+    assert hints(world, a) == []
