@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pytest
-from mutants import durability, outcomes, overlay, recovery, repair, retries, rounds
+from mutants import durability, hints, outcomes, overlay, recovery, repair, retries, rounds
 from simulation.swarm import NO_BIAS, Bias
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -65,6 +65,8 @@ UNHEALED: Final = "replicas differ until somebody reads"
 NO_CACHE: Final[dict[str, float]] = {"cached_promises_max": 0}
 SLOW_MARKS: Final[dict[str, float]] = {"commit_delay_s": 0.3}
 
+NO_HINTS: Final = Bias(limits={"hint_bytes_max": 0})
+"""What a replica missed is found by comparisons only."""
 DUELS: Final = Bias(
     key_kinds=("strong",), keys=1, operations=100, is_steered=True, fs=("put", "get", "cas"), horizon_ms=1000.0
 )
@@ -136,6 +138,8 @@ MUTANTS: Final = (
         "a proposal is chosen by copies",
         bias=replace(SLOW, fs=("put", "weak get"), limits=SLOW_MARKS, sync_ms=8.0),
     ),
+    Mutant(hints.hints_carry_proposals, "R13, C9", "a proposal is chosen by copies", bias=CUTS),
+    Mutant(hints.hints_count, "R28, C10", LOST, bias=CUTS),
     Mutant(rounds.one_reply_answers_a_read, "R20", STALE, bias=CUTS),
     Mutant(rounds.the_greatest_seen_is_returned, "R20, M4b", FLICKER, bias=CUTS),
     Mutant(rounds.read_sets_are_too_small, "R20, M10a", STALE, bias=CUTS),
@@ -217,16 +221,18 @@ MUTANTS: Final = (
     ),
     Mutant(recovery.a_clock_is_wrong_for_ever, "R4", REFUSED, bias=replace(MIXED, faults=("clock",), fault_count=4)),
     Mutant(recovery.a_disk_is_clogged_for_ever, "R29", REFUSED, bias=Bias(faults=("full disk",), fault_count=1)),
-    Mutant(repair.replicas_are_never_compared, "R32", UNHEALED),
-    Mutant(repair.overlays_are_not_compared, "R32", UNHEALED),
-    Mutant(repair.only_one_side_sends, "R32", UNHEALED),
-    Mutant(repair.a_tree_misses_commits, "R32", UNHEALED),
+    Mutant(repair.replicas_are_never_compared, "R32", UNHEALED, bias=NO_HINTS),
+    Mutant(repair.overlays_are_not_compared, "R32", UNHEALED, bias=NO_HINTS),
+    Mutant(repair.only_one_side_sends, "R32", UNHEALED, bias=NO_HINTS),
+    Mutant(repair.a_tree_misses_commits, "R32", UNHEALED, bias=NO_HINTS),
     Mutant(
         repair.comparisons_carry_proposals,
         "R13, C9, M9a",
         "a proposal is chosen by copies",
         bias=replace(
-            CUTS, fs=("put",), limits={**SLOW_MARKS, **NO_CACHE, "repair_interval_s": 0.1, "tree_rebuild_s": 0.5}
+            CUTS,
+            fs=("put",),
+            limits={**SLOW_MARKS, **NO_CACHE, "repair_interval_s": 0.1, "tree_rebuild_s": 0.5, "hint_bytes_max": 0},
         ),
     ),
 )

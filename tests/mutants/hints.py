@@ -1,0 +1,52 @@
+"""Hints that are more than they may be (R13, R28, R37)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvclient.wire import messages as m
+from kvnode.core.record import NO_ENTRY
+from kvnode.service.consensus import Consensus
+from kvnode.service.handoff import Handoff
+from kvnode.service.replica import Replica
+
+
+def hints_carry_proposals(patch: pytest.MonkeyPatch) -> None:
+    held = Handoff._held
+
+    def hopeful(handoff: Any, key: Any, placement: Any) -> Any:
+        image = handoff._registers.get(key).shown
+        if image.accepted_ballot:
+            return image.accepted_ballot, image.accepted, image.overlay
+        return held(handoff, key, placement)
+
+    patch.setattr(Handoff, "_held", hopeful)
+
+
+def hints_count(patch: pytest.MonkeyPatch) -> None:
+    send = Consensus._send
+
+    def counting(consensus: Any, slot: Any, round_: Any, message: Any) -> Any:
+        reached = send(consensus, slot, round_, message)
+        for index in slot.placement.owners if message[0] == m.ACCEPT else ():
+            if not reached >> index & 1 and slot.round is round_:
+                round_.tally.no &= ~(1 << index)
+                slot.on_reply(index, (m.ACCEPTED, message[1], NO_ENTRY))
+        return reached
+
+    patch.setattr(Consensus, "_send", counting)
+
+
+def hints_know_no_age(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Replica, "_is_stale", lambda replica, key, register, stamp, now_ms: False)
+
+
+def hints_are_paid_when_sent(patch: pytest.MonkeyPatch) -> None:
+    answer = Handoff.on_answer
+
+    def trusting(handoff: Any, sent: Any, code: str) -> None:
+        answer(handoff, sent, "" if code == "lost" else code)
+
+    patch.setattr(Handoff, "on_answer", trusting)
