@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from reaping import GRACE_S, WINDOW_S, absent_everywhere, buried, mourning, mourning_until, removed_at
+from reaping import (
+    GRACE_S,
+    WINDOW_S,
+    absent_everywhere,
+    buried,
+    compares,
+    mourning,
+    mourning_until,
+    removed_at,
+    trees_are_right,
+)
 from schedule import apart, catch, propose_and_die, put, seen_by, settle
 from world import World, name_of
 
@@ -98,6 +108,7 @@ def test_a_crash_in_any_step_costs_neither_safety_nor_the_purge(kind: int, reach
 @pytest.mark.parametrize("is_strong", [True, False])
 def test_a_write_between_the_steps_lives(kind: int, reached: int, is_strong: bool) -> None:
     world, a, b, c, caught = mourning_until(kind)
+    compares(world)
     for target in (b, c)[:reached]:
         caught.pour(target=target)
         world.run()
@@ -111,6 +122,7 @@ def test_a_write_between_the_steps_lives(kind: int, reached: int, is_strong: boo
     world.run(3 * GRACE_S)
     assert [world.read("k", at) for at in (a, b, c)] == [b"new"] * 3
     assert [seen_by(world, at) for at in (a, b, c)] == [b"new"] * 3
+    assert trees_are_right(world)
     world.invariants()
 
 
