@@ -128,6 +128,7 @@ class Node:
             exchanges, registers, self.ceilings, self.commits, self.handoff, runtime, limits, EPOCH, names
         )
         self.handoff.settle, self.handoff.may_spend = self.consensus.settle, self.pace.take
+        self.healing.anti_entropy.is_owed = self.handoff.owes
         self.reads = StrongReads(
             names=names,
             home=self.home,

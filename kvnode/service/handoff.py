@@ -357,6 +357,10 @@ class Handoff:
 
     # -- facts
 
+    def owes(self, target: int) -> bool:
+        """Return whether anything waits to be sent to a node: what is owed is paid before trees are compared."""
+        return target in self.hints.ledgers and len(self.hints.ledgers[target]) > 0
+
     def facts(self) -> dict[str, Any]:
         """Return what STATUS shows: debts in all and by node, and what became of those that ended, since start."""
         ledgers = self.hints.ledgers

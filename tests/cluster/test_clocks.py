@@ -68,7 +68,7 @@ async def test_strong_writes_go_on_while_one_clock_is_minutes_ahead_and_after_it
 
 
 async def test_two_clocks_that_were_ahead_one_after_the_other_leave_strong_writes_possible(clocks: Clocks) -> None:
-    """Each node goes on from the time before its clock leapt, so it neither promises nor stamps what outlasts the leap."""
+    """Each goes on from the time before its clock leapt, so it neither promises nor stamps what outlasts the leap."""
     async with kvclient.connect(clocks.cluster.addresses) as kv:
         for node, ahead_ms in (("n2", 300_000), ("n3", 240_000)):
             await put_for(kv, 1)

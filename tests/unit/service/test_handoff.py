@@ -389,3 +389,13 @@ def test_hints_for_a_node_that_is_no_longer_configured_are_removed() -> None:
     world.run(0.2)
     assert owed(world, a) == 0
     assert hints(world, a) == []
+
+
+def test_trees_are_compared_after_debts_are_paid() -> None:
+    """A node that is back gets what it is owed first; what the trees find is then little."""
+    world = World(3)
+    node = world.hosts[0].node
+    assert not node.healing.anti_entropy.is_owed(1)
+    node.handoff.owe(world.row_key("k"), 1 << 1)
+    assert node.healing.anti_entropy.is_owed(1)
+    assert not node.healing.anti_entropy.is_owed(2)
