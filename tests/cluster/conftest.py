@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -41,9 +42,18 @@ class RealCluster:
         return kvnode(*arguments, "--data-dir", str(self.directory), stdin=stdin, cwd=cwd)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command against this cluster and leave it running."""
+        """Start a command against this cluster and leave it running.
+
+        It takes Ctrl-C also where the tests run in the background of a shell, which has them ignore SIGINT.
+        """
         command = [sys.executable, "-m", "kvnode", *arguments, "--data-dir", str(self.directory)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     def tell(self, what: str, node: str) -> None:
         """Ask the supervisor to kill, pause, resume or restart a node; returns when it is done."""
