@@ -37,7 +37,7 @@ from kvnode.service.registers import Registers
 from kvnode.storage.engine import Engine
 
 PREFIX = "hint/"
-WINDOW = 64
+WINDOW = 16
 """Debts on their way to one node.  Each answer lets the next one go, so that neither side meets a burst."""
 WINDOW_BYTES = 1 << 20
 _CLAIMS_MAX = 256
