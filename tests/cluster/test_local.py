@@ -133,7 +133,9 @@ async def test_a_cluster_of_which_no_node_starts_gives_up(config: Config) -> Non
 async def test_kill_pause_and_resume_reach_exactly_the_named_node(config: Config) -> None:
     async with supervised(config) as running:
         await running.ask(do="pause", node="n1")
-        assert Path(f"/proc/{running.node('n1').pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        async with asyncio.timeout(60):  # the signal is sent; the kernel stops the process when it next looks
+            while Path(f"/proc/{running.node('n1').pid}/stat").read_text().rpartition(")")[2].split()[0] not in "Tt":
+                await asyncio.sleep(0.01)
         assert running.node("n1").state == "paused"
         await running.ask(do="resume", node="n1")
         assert running.node("n1").state == "serving"
