@@ -94,7 +94,7 @@ class Mending:
         """Answer which ranges have other roots here."""
         _, number, epoch, packed = message
         roots = comparing.unpack_roots(packed)
-        if self._is_refused(link, number, epoch):
+        if not self._replica.takes(link, number, epoch):
             return
         differing = []
         for at, (copies, partition, root) in enumerate(roots):
@@ -116,7 +116,7 @@ class Mending:
         """Answer which nodes below some of a tree differ here."""
         _, number, epoch, copies, partition, level, below, salt, packed, nodes = message
         parents, shortened = comparing.unpack_numbers(packed), comparing.unpack_nodes(nodes)
-        if self._is_refused(link, number, epoch):
+        if not self._replica.takes(link, number, epoch):
             return
         tree = self._trees.get(copies, partition)
         if link.index == self._guest:
@@ -134,7 +134,7 @@ class Mending:
         """Send what the other node lacks of some nodes' keys, then answer what this one lacks."""
         _, number, epoch, _, partition, level, _, _, _, numbers, keys = message
         comparing.unpack_numbers(numbers), comparing.unpack_keys(keys)
-        if self._is_refused(link, number, epoch):
+        if not self._replica.takes(link, number, epoch):
             return
         if not 0 <= level <= 16 or not 0 <= partition < self._placements.ring.partitions:
             raise m.MessageError(f"keys of partition {partition} were asked for at level {level}")
@@ -161,7 +161,7 @@ class Mending:
                     batch.append(comparing.record_of(key, image))
                 if comes:
                     lacked.append(position)
-            if _is_full(batch):
+            if _is_full(len(batch), sum(map(_size_bytes, batch))):
                 full, batch = batch, []
                 if not (yield from self.send(full, tally)):
                     break
@@ -199,12 +199,14 @@ class Mending:
     def send(self, records: Iterable[list[bytes]], tally: Tally) -> Sending:
         """Send records in batches, each when the budget allows; False if the other node does not answer."""
         batch: list[list[bytes]] = []
+        batch_bytes = 0
         for record in records:
             batch.append(record)
-            if _is_full(batch):
+            batch_bytes += _size_bytes(record)
+            if _is_full(len(batch), batch_bytes):
                 if not (yield from self._send_batch(batch, tally)):
                     return False
-                batch = []
+                batch, batch_bytes = [], 0
         return not batch or (yield from self._send_batch(batch, tally))
 
     def _send_batch(self, batch: list[list[bytes]], tally: Tally) -> Sending:
@@ -225,7 +227,7 @@ class Mending:
         _, number, epoch, fields = message
         if len(fields) % _FIELDS or any(type(field) is not bytes for field in fields):
             raise m.MessageError(f"{len(fields)} fields are no records of {_FIELDS} each")
-        if self._is_refused(link, number, epoch):
+        if not self._replica.takes(link, number, epoch):
             return
         changed = 0
         for at in range(0, len(fields), _FIELDS):
@@ -255,19 +257,17 @@ class Mending:
 
     # -- shared
 
-    def _is_refused(self, link: Link, number: int, epoch: int) -> bool:
-        if epoch == self._epoch and not self._replica.is_clogged:
-            return False
-        self._replica.refuse(link, number, epoch)
-        return True
-
     def _answer(self, link: Link, reply: Message) -> None:
         if link.send(reply):
             self._jobs.count(reply)
 
 
-def _is_full(batch: list[list[bytes]]) -> bool:
-    return len(batch) >= _BATCH_RECORDS or sum(len(field) for record in batch for field in record) >= _BATCH_BYTES
+def _size_bytes(record: list[bytes]) -> int:
+    return sum(map(len, record))
+
+
+def _is_full(records: int, size_bytes: int) -> bool:
+    return records >= _BATCH_RECORDS or size_bytes >= _BATCH_BYTES
 
 
 def _judge(item: int, image: Image, theirs: comparing.Listed | None, salt: int, sends_all: int) -> tuple[bool, bool]:
