@@ -17,7 +17,7 @@ from typing import Any
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
-from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, NO_BALLOT, Ballot
+from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.core.merkle import children, item_of, position_of, shorten
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record
 from kvnode.runtime import Runtime
@@ -27,6 +27,7 @@ from kvnode.service.jobs import Jobs, Steps, size_of
 from kvnode.service.pace import Pace
 from kvnode.service.placement import BadName, Placements
 from kvnode.service.replica import Replica
+from kvnode.service.states import check_parts
 from kvnode.service.trees import Trees
 
 _BATCH_RECORDS = 64
@@ -242,10 +243,7 @@ class Mending:
             self._answer(link, reply)
 
     def _take(self, link: Link, key: bytes, ballot: bytes, body: bytes, window: bytes, entry: bytes) -> bool:
-        if len(ballot) not in (0, BALLOT_BYTES) or bool(ballot) != (len(body) >= BODY_HEADER_BYTES):
-            raise m.MessageError(f"a record with a ballot of {len(ballot)} and a body of {len(body)} bytes")
-        if entry and len(entry) <= BODY_HEADER_BYTES:
-            raise m.MessageError(f"an overlay entry of {len(entry)} bytes")
+        check_parts(key, ballot, body, entry)
         try:
             placement = self._placements.of(key[2:])
         except BadName as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
-from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, Ballot
+from kvclient.wire.values import BODY_HEADER_BYTES, Ballot
 from kvnode.core.clock import stamp_ms, stamp_of
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record, entry_version
 from kvnode.core.register import Register, Verdict, digest_of
@@ -24,7 +24,7 @@ from kvnode.runtime import Clock
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.exchange import Link
 from kvnode.service.registers import CachedRegister, Registers, is_mortal
-from kvnode.service.states import promise_message
+from kvnode.service.states import KEY_BYTES_MIN, check_ballot, check_parts, promise_message
 from kvnode.storage.engine import Engine
 
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
@@ -103,7 +103,7 @@ class Replica:
     def on_prepare(self, link: Link, message: Message) -> None:
         """R9, R11: promise, and show everything durable; a promise below the ceiling needs no sync."""
         _, number, epoch, key, ballot = message
-        _check(key, ballot)
+        check_ballot(key, ballot)
         if epoch != self._epoch or self.is_clogged:
             self.refuse(link, number, epoch)
             return
@@ -126,7 +126,7 @@ class Replica:
     def on_accept(self, link: Link, message: Message) -> None:
         """R10: accept, and acknowledge once it is durable.  A commit that rides along is done first, and stands."""
         _, number, epoch, key, ballot, body, window, base, following, commit = message
-        _check(key, ballot)
+        check_ballot(key, ballot)
         if epoch != self._epoch or self.is_clogged:
             self.refuse(link, number, epoch)
             return
@@ -166,7 +166,7 @@ class Replica:
         A repair is dropped while the disk cannot take more: nobody waits for it, and another read sends it again.
         """
         _, epoch, key, ballot, body, window = message
-        _check(key, ballot)
+        check_ballot(key, ballot)
         if epoch != self._epoch or (body and self.is_clogged):
             return
         record = Record(body, window) if len(body) >= BODY_HEADER_BYTES else NO_RECORD
@@ -180,7 +180,7 @@ class Replica:
         if len(marks) % 2 or any(type(part) is not bytes for part in marks):
             raise m.MessageError("marks are key, ballot, key, ballot, ...")
         for key, ballot in zip(marks[::2], marks[1::2], strict=True):
-            _check(key, ballot)
+            check_ballot(key, ballot)
             self._commit(link, key, ballot, NO_RECORD)
 
     def _commit(self, link: Link, key: bytes, ballot: Ballot, record: Record) -> Verdict:
@@ -196,7 +196,7 @@ class Replica:
     def on_read(self, link: Link, message: Message) -> None:
         """R6, R20: show the last durable state, as a digest or whole; a read never waits for a sync."""
         _, number, epoch, key, whole = message
-        if epoch != self._epoch or len(key) < 5:
+        if epoch != self._epoch or len(key) < KEY_BYTES_MIN:
             self.refuse(link, number, epoch)
             return
         register = self._registers.get(key)
@@ -218,7 +218,7 @@ class Replica:
         if epoch != self._epoch or self.is_clogged:
             self.refuse(link, number, epoch)
             return
-        if len(entry) <= BODY_HEADER_BYTES or len(key) < 5:
+        if len(entry) <= BODY_HEADER_BYTES or len(key) < KEY_BYTES_MIN:
             raise m.MessageError(f"an overlay entry of {len(entry)} bytes for a key of {len(key)}")
         stamp, now_ms = version_stamp(entry_version(entry)), self._clock.wall_ms()
         if not self._ceilings.hybrid.observe(stamp, now_ms):
@@ -260,7 +260,7 @@ class Replica:
         _, number, epoch, key, ballot, body, window, entry = message
         if not self.takes(link, number, epoch):
             return
-        _check_hint(key, ballot, body, entry)
+        check_parts(key, ballot, body, entry)
         wait_ms = round(self.charge(len(key) + len(body) + len(window) + len(entry)) * 1000)
         if ballot:
             register, verdict = self._registers.commit(key, ballot, Record(body, window))
@@ -352,19 +352,3 @@ class Replica:
 
 def _for_ever(name: bytes) -> int:
     return 1 << 62
-
-
-def _check(key: bytes, ballot: bytes) -> None:
-    """Raise MessageError unless key and ballot have the sizes that they must have."""
-    if len(ballot) != BALLOT_BYTES or len(key) < 5:
-        raise m.MessageError(f"a ballot of {len(ballot)} bytes for a key of {len(key)} bytes")
-
-
-def _check_hint(key: bytes, ballot: bytes, body: bytes, entry: bytes) -> None:
-    """Raise MessageError unless each part of a hint is empty or has the size that it must have."""
-    is_record = len(ballot) == BALLOT_BYTES and len(body) >= BODY_HEADER_BYTES
-    if not (is_record or not (ballot or body)) or 0 < len(entry) <= BODY_HEADER_BYTES or len(key) < 5:
-        raise m.MessageError(
-            f"a hint with a ballot of {len(ballot)} bytes, a body of {len(body)}, an entry of {len(entry)} for a key of"
-            f" {len(key)}"
-        )

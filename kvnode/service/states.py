@@ -1,16 +1,46 @@
-"""A replica's whole state of a key as a PROMISE message, and back.
+"""A replica's state of a key in messages: the whole of it as a PROMISE, and back; and the sizes of what replicas send.
 
-Decides: which field stands where; both directions live here so that they cannot drift.  Leaves to others: when a state
-may be shown (`replica`: only what is durable, R6) and what it means (`core.proposer`).
+Decides: which field stands where; both directions live here so that they cannot drift; which parts a register may be
+given at all.  Leaves to others: when a state may be shown (`replica`: only what is durable, R6) and what it means
+(`core.proposer`).
 """
 
 from __future__ import annotations
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
-from kvclient.wire.values import NO_BALLOT, NO_VERSION, Ballot, Version, body_version
+from kvclient.wire.values import (
+    BALLOT_BYTES,
+    BODY_HEADER_BYTES,
+    NO_BALLOT,
+    NO_VERSION,
+    Ballot,
+    Version,
+    body_version,
+)
 from kvnode.core.proposer import Promise
 from kvnode.core.record import Entry, Image, Record
+
+KEY_BYTES_MIN = 5
+"""Partition 2, a store's name of one byte, a zero byte, a key of one byte."""
+
+
+def check_ballot(key: bytes, ballot: bytes) -> None:
+    """Raise MessageError unless key and ballot have the sizes that they must have."""
+    if len(ballot) != BALLOT_BYTES or len(key) < KEY_BYTES_MIN:
+        raise m.MessageError(f"a ballot of {len(ballot)} bytes for a key of {len(key)} bytes")
+
+
+def check_parts(key: bytes, ballot: bytes, body: bytes, entry: bytes) -> None:
+    """Raise MessageError unless what another replica holds, a committed record and an entry, has the sizes that it must
+    have; either may be missing."""
+    is_record = len(ballot) == BALLOT_BYTES and len(body) >= BODY_HEADER_BYTES
+    is_whole = is_record or not (ballot or body)
+    if not is_whole or 0 < len(entry) <= BODY_HEADER_BYTES or len(key) < KEY_BYTES_MIN:
+        raise m.MessageError(
+            f"a record with a ballot of {len(ballot)} bytes, a body of {len(body)} and an entry of {len(entry)} for"
+            f" a key of {len(key)}"
+        )
 
 
 def promise_message(number: int, image: Image, floor: Ballot, before: Ballot) -> Message:

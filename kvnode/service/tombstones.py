@@ -16,7 +16,6 @@ from typing import Any
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
-from kvclient.wire.values import BALLOT_BYTES
 from kvnode.core.clock import stamp_of
 from kvnode.core.record import NO_RECORD, Image
 from kvnode.core.register import Verdict
@@ -25,6 +24,7 @@ from kvnode.runtime import Clock
 from kvnode.service.exchange import Link
 from kvnode.service.registers import CachedRegister, Registers
 from kvnode.service.replica import Replica
+from kvnode.service.states import check_ballot
 
 _ANSWERS = {
     Verdict.DONE: m.PURGE_DONE,
@@ -125,8 +125,7 @@ class Tombstones:
 
     def _takes(self, link: Link, message: Message) -> bool:
         _, number, epoch, key, ballot = message
-        if len(ballot) != BALLOT_BYTES or len(key) < 5:
-            raise m.MessageError(f"a ballot of {len(ballot)} bytes for a key of {len(key)} bytes")
+        check_ballot(key, ballot)
         self._charge(_STEP_BYTES)
         return self._replica.takes(link, number, epoch)
 
