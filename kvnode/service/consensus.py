@@ -130,12 +130,9 @@ class Consensus:
             del self._slots[slot.key]
             return
         now_ms = self.now_ms()
-        operations: list[Operation] = []
-        is_reading = not slot.attempts
-        for op in slot.waiting:
-            if (op.deadline_ms >= now_ms and op.context) or not self._is_late(slot, op):
-                operations.append(op)
-                is_reading = is_reading and op.is_read and op.identity < ACCEPT
+        operations = [
+            op for op in slot.waiting if (op.deadline_ms >= now_ms and op.context) or not self._is_late(slot, op)
+        ]
         if not operations:
             del self._slots[slot.key]
             return
@@ -143,9 +140,8 @@ class Consensus:
         if len(operations) > 1:
             count = _batch_size(operations)
             operations, slot.waiting = operations[:count], operations[count:]
-            is_reading = not slot.attempts and all(op.is_read and op.identity < ACCEPT for op in operations)
         slot.since_s = self._runtime.clock.monotonic_s()
-        if is_reading:
+        if not slot.attempts and _are_reads(operations):
             self.reads.start(slot, operations)
         else:
             self._begin(slot, operations)
@@ -207,29 +203,15 @@ class Consensus:
     def _propose(self, slot: Slot) -> None:
         round_ = slot.round
         assert round_ is not None
-        record = round_.record
+        body, window = round_.record
+        base, following = round_.base_version, round_.following
         slot.number = number = self._exchanges.begin(slot)
         # Until all is sent: this node's own refusal may come before `send` returns
         slot.reached = slot.placement.members
         commit = self._commits.take(slot.key)
-        base, following = round_.base_version, round_.following
         self._handoff.on_send(slot.key, slot.placement.members)
-        reached = self._send(
-            slot,
-            round_,
-            (
-                m.ACCEPT,
-                number,
-                self._epoch,
-                slot.key,
-                round_.ballot,
-                record.body,
-                record.window,
-                base,
-                following,
-                commit,
-            ),
-        )
+        accept = (m.ACCEPT, number, self._epoch, slot.key, round_.ballot, body, window, base, following, commit)
+        reached = self._send(slot, round_, accept)
         if slot.round is round_:
             slot.reached = reached
 
@@ -376,6 +358,11 @@ class Consensus:
 
 def _to_nobody(result: Result) -> None:
     """Take a result that nobody waits for."""
+
+
+def _are_reads(operations: list[Operation]) -> bool:
+    """Return whether all of them can be answered without a round: reads that ask for no identity round."""
+    return all(operation.is_read and operation.identity < ACCEPT for operation in operations)
 
 
 def _batch_size(waiting: list[Operation]) -> int:
