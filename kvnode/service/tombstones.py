@@ -58,7 +58,6 @@ class Tombstones:
         self._max_offset_ms = max_offset_ms
         self._settle_after_ms = settle_after_ms
         self._charge = charge
-        self.removed = 0
 
     def handlers(self) -> dict[int, Any]:
         """Return the handler of each message kind of a purge."""
@@ -96,7 +95,6 @@ class Tombstones:
         if verdict is not Verdict.DONE:
             self._answer(link, number, register, verdict)
             return
-        self.removed += 1
 
         def on_durable() -> None:
             link.send((m.PURGED, number, m.PURGE_DONE, 0))
