@@ -98,7 +98,11 @@ class Node:
         issuer = BallotIssuer(identity.node_id, identity.incarnation)
         self.ceilings = Ceilings(engine, clock, issuer, limits.max_offset_ms)
         self.registers = Registers(
-            engine, limits.registers_max, limits.register_bytes_max, self.ceilings.restart_promise
+            engine,
+            limits.registers_max,
+            limits.register_bytes_max,
+            limits.undecided_max,
+            self.ceilings.restart_promise,
         )
         unsynced = {name.encode() for name, store in self.config.stores.items() if store.durability == "os"}
         self.replica = Replica(engine, self.registers, self.ceilings, clock, EPOCH, limits.max_offset_ms, unsynced)

@@ -29,15 +29,14 @@ from kvclient.wire.frames import Message
 from kvclient.wire.values import Ballot, body_content, body_times
 from kvnode.config import Limits
 from kvnode.core.operation import ANCHOR, SETTLE, Result
-from kvnode.core.record import EMPTY_IMAGE, Image
+from kvnode.core.record import Image
 from kvnode.core.register import visible_body
 from kvnode.core.window import Window
 from kvnode.runtime import Runtime
 from kvnode.service.consensus import Consensus
 from kvnode.service.exchange import Exchanges
 from kvnode.service.placement import Placement, Placements
-from kvnode.service.registers import Registers
-from kvnode.storage.engine import Engine
+from kvnode.service.registers import Registers, is_mortal
 
 _QUIET_S = 1.0
 """How long a deleted key is left alone at first: some are written again at once."""
@@ -99,7 +98,6 @@ class Purge:
         home: int,
         exchanges: Exchanges,
         registers: Registers,
-        engine: Engine,
         consensus: Consensus,
         placements: Placements,
         runtime: Runtime,
@@ -115,7 +113,6 @@ class Purge:
         self._home_bit = 1 << home
         self._exchanges = exchanges
         self._registers = registers
-        self._engine = engine
         self._consensus = consensus
         self._placements = placements
         self._runtime = runtime
@@ -152,7 +149,7 @@ class Purge:
     def on_row(self, key: bytes, image: Image) -> None:
         """Take a row that the scan has met."""
         body = visible_body(image)
-        if body and (not body_content(body) or body_times(body)[0]):
+        if body and is_mortal(body):
             self._noticed[key] = None
 
     def sweep(self, now_s: float) -> None:
@@ -210,8 +207,7 @@ class Purge:
 
     def _begin(self, key: bytes, placement: Placement) -> None:
         """Look at a key whose time has come, and begin what it needs."""
-        register = self._registers.peek(key)
-        image = register.image if register is not None else self._engine.load(key) or EMPTY_IMAGE
+        image = self._registers.known(key)
         body = visible_body(image)
         now_ms = self._runtime.clock.wall_ms()
         if not body:

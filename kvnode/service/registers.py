@@ -26,7 +26,6 @@ from kvnode.storage.engine import Engine
 _FLOORS = "floor/"
 """Meta values: the floor of a partition, by its number."""
 _NEVER = bytes(8)
-_UNDECIDED_MAX = 65_536
 _EVICT_STEPS_MAX = 8
 """Rows looked at per load: the cache may stand over its bound for a moment, but no request pays for a full pass."""
 _UNWRITTEN_MAX = 16_384
@@ -54,7 +53,14 @@ class CachedRegister(Register):
 class Registers:
     """Row key -> Register, loaded on demand."""
 
-    def __init__(self, engine: Engine, registers_max: int, register_bytes_max: int, restart_promise: Ballot) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        registers_max: int,
+        register_bytes_max: int,
+        undecided_max: int,
+        restart_promise: Ballot,
+    ) -> None:
         self._engine = engine
         self._registers_max = registers_max
         self._register_bytes_max = register_bytes_max
@@ -68,7 +74,7 @@ class Registers:
         """Told of every change of a committed record, an overlay or `settled`: key, image before, image after."""
         self.floors = {_partition_of(name): Ballot(floor) for name, floor in engine.scan_meta(_FLOORS)}
         """The floor of each partition that has one (R36), as it is on disk or on its way there."""
-        self.undecided = Undecided(_UNDECIDED_MAX)
+        self.undecided = Undecided(undecided_max)
         self.on_mortal: Callable[[bytes], None] = _nobody_listens
         """Hears of keys whose committed record, or eventual write, is a tombstone or expires."""
 
@@ -83,6 +89,16 @@ class Registers:
     def peek(self, key: bytes) -> Register | None:
         """Return the register if it is in memory, without using it."""
         return self._cache.get(key)
+
+    def known(self, key: bytes) -> Image:
+        """Return what this node knows of a key, without keeping it in memory.  Raises DamagedRow."""
+        register = self._cache.get(key)
+        return register.image if register is not None else self._engine.load(key) or EMPTY_IMAGE
+
+    def shown(self, key: bytes) -> Image:
+        """Return what this node shows of a key (R6), without keeping it in memory.  Raises DamagedRow."""
+        register = self._cache.get(key)
+        return register.shown if register is not None else self._engine.load(key) or EMPTY_IMAGE
 
     def _load(self, key: bytes) -> CachedRegister:
         promised = self._restart_promise

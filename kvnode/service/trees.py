@@ -24,7 +24,7 @@ from collections.abc import Generator
 
 from kvnode.config import Config
 from kvnode.core.merkle import BITS_MAX, LEVELS, Tree, item_of, position_of
-from kvnode.core.record import EMPTY_IMAGE, Image
+from kvnode.core.record import Image
 from kvnode.service.pace import Pace
 from kvnode.service.placement import Placements
 from kvnode.service.registers import Registers
@@ -127,7 +127,7 @@ class Trees:
         if trees is None and not is_building:
             return
         old, new = item_of(key, before), item_of(key, after)
-        copies = self.copies_of(key) if self._is_mixed else self._copies_default
+        copies = self.copies_of(key)
         if old == new or copies not in self._owned[partition]:
             return
         position = position_of(key)
@@ -220,8 +220,7 @@ class Trees:
 
     def shown(self, key: bytes) -> Image:
         """Return what this node shows of a key (R6), without keeping it in memory.  Raises DamagedRow."""
-        register = self._registers.peek(key)
-        return register.shown if register is not None else self._engine.load(key) or EMPTY_IMAGE
+        return self._registers.shown(key)
 
     def pause_s(self) -> float:
         """Return how long to pause between two slices: the longer, the less clients leave of the repair budget."""

@@ -23,7 +23,6 @@ from kvnode.service.replica import Replica
 from kvnode.service.resolver import Resolver
 from kvnode.service.rowscan import RowScan
 from kvnode.service.tombstones import Tombstones
-from kvnode.service.undecided import Undecided
 from kvnode.storage.engine import Engine
 
 
@@ -50,7 +49,6 @@ class Upkeep:
         self._placements = placements
         self._registers = registers
         self._consensus = consensus
-        registers.undecided = Undecided(limits.undecided_max)
         replica.grace_ms = self.grace_ms
         self._tombstones = Tombstones(
             replica, registers, runtime.clock, limits.max_offset_ms, self.settle_after_ms, pace.charge
@@ -61,7 +59,6 @@ class Upkeep:
             home=home,
             exchanges=exchanges,
             registers=registers,
-            engine=engine,
             consensus=consensus,
             placements=placements,
             runtime=runtime,

@@ -158,7 +158,7 @@ def committed_in_memory(count: int) -> tuple[Registers, MemoryEngine, list[Calla
     """Return registers in which so many keys have a commit that they learnt by its mark, oldest first."""
     turns: list[Callable[[], None]] = []
     engine = MemoryEngine(turns.append, pytest.fail)
-    registers = Registers(engine, 65536, 64 << 20, NO_BALLOT)
+    registers = Registers(engine, 65536, 64 << 20, 65536, NO_BALLOT)
     ballot, following = (Ballot(ballot_make(stamp << 16, 9, 1, stamp)) for stamp in (1, 2))
     record = Record(body_pack(Version(NO_SBALLOT + bytes(16)), 0, 0, b"\0v"), b"")
     for number in range(count):

@@ -33,7 +33,7 @@ class Bench:
             self.engine.put(key, row(1), sync=True, then=None)
         while soon:
             soon.pop(0)()
-        self.registers = Registers(self.engine, 100, 1 << 20, NO_BALLOT)
+        self.registers = Registers(self.engine, 100, 1 << 20, 100, NO_BALLOT)
         self.listener = Listener()
         self.scan = RowScan(self.engine, self.registers, Random(1), 60.0, [self.listener], 0.0)
 
