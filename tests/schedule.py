@@ -46,11 +46,22 @@ class Case:
         return f"{self.scenario.__name__}-{self.mutant.__name__}"
 
 
-def run_mutated(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a case without its rule; fails if the scenario holds all the same."""
-    case.mutant(monkeypatch)
-    with pytest.raises((Broken, InvariantViolation)):
+def both_ways(cases: list[Case]) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Return the two tests of a module's cases: each scenario holds, and breaks once its rule is switched off."""
+    of_each_case = pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+
+    @of_each_case
+    def holds(case: Case) -> None:
         case.scenario()
+
+    @pytest.mark.patches
+    @of_each_case
+    def breaks(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+        case.mutant(monkeypatch)
+        with pytest.raises((Broken, InvariantViolation)):
+            case.scenario()
+
+    return holds, breaks
 
 
 @dataclass

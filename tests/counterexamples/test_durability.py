@@ -6,9 +6,8 @@ Every scenario runs twice: as the product is, and with its rule switched off, wh
 
 from __future__ import annotations
 
-import pytest
 from mutants import durability
-from schedule import Case, catch, claim, put, run_mutated, settle, trio
+from schedule import Case, both_ways, catch, claim, put, settle, trio
 
 from kvclient.wire import messages as m
 
@@ -156,13 +155,4 @@ CASES = [
     Case("R6", nothing_is_shown_before_it_is_durable, durability.reads_show_what_is_not_durable),
 ]
 
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_counterexample_is_excluded(case: Case) -> None:
-    case.scenario()
-
-
-@pytest.mark.patches
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_comes_back_without_its_rule(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_mutated(case, monkeypatch)
+test_the_counterexample_is_excluded, test_it_comes_back_without_its_rule = both_ways(CASES)

@@ -5,9 +5,8 @@ Every scenario runs twice: as the product is, and with its rule switched off, wh
 
 from __future__ import annotations
 
-import pytest
 from mutants import hints
-from schedule import Case, apart, catch, claim, propose_and_die, put, run_mutated, seen_by, settle, trio
+from schedule import Case, apart, both_ways, catch, claim, propose_and_die, put, seen_by, settle, trio
 from world import EPOCH, World, WorldLink, body
 
 from kvclient.wire import messages as m
@@ -90,13 +89,4 @@ CASES = [
     Case("R32", a_hint_is_kept_until_it_has_arrived, hints.hints_are_paid_when_sent),
 ]
 
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_counterexample_is_excluded(case: Case) -> None:
-    case.scenario()
-
-
-@pytest.mark.patches
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_comes_back_without_its_rule(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_mutated(case, monkeypatch)
+test_the_counterexample_is_excluded, test_it_comes_back_without_its_rule = both_ways(CASES)

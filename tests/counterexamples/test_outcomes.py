@@ -6,9 +6,8 @@ Every scenario runs twice: as the product is, and with its rule switched off, wh
 
 from __future__ import annotations
 
-import pytest
 from mutants import outcomes
-from schedule import Case, apart, catch, claim, finished, put, run_mutated, settle, trio
+from schedule import Case, apart, both_ways, catch, claim, finished, put, settle, trio
 
 from kvclient.wire import messages as m
 
@@ -155,13 +154,4 @@ CASES = [
     Case("R63", what_has_expired_stays_expired, outcomes.expiry_is_judged_by_the_reader),
 ]
 
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_counterexample_is_excluded(case: Case) -> None:
-    case.scenario()
-
-
-@pytest.mark.patches
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_comes_back_without_its_rule(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_mutated(case, monkeypatch)
+test_the_counterexample_is_excluded, test_it_comes_back_without_its_rule = both_ways(CASES)

@@ -6,9 +6,8 @@ Every scenario runs twice: as the product is, and with its rule switched off, wh
 
 from __future__ import annotations
 
-import pytest
 from mutants import overlay
-from schedule import Case, apart, catch, claim, propose_and_die, put, run_mutated, seen_by, settle, trio
+from schedule import Case, apart, both_ways, catch, claim, propose_and_die, put, seen_by, settle, trio
 from world import Call, World
 
 from kvclient.wire import messages as m
@@ -281,13 +280,4 @@ CASES = [
     Case("R15, R20", an_entry_above_the_base_sends_the_round_back, overlay.entries_prove_nothing),
 ]
 
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_counterexample_is_excluded(case: Case) -> None:
-    case.scenario()
-
-
-@pytest.mark.patches
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_comes_back_without_its_rule(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_mutated(case, monkeypatch)
+test_the_counterexample_is_excluded, test_it_comes_back_without_its_rule = both_ways(CASES)

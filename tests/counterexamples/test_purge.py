@@ -5,10 +5,9 @@ Every scenario runs twice: as the product is, and with its rule switched off, wh
 
 from __future__ import annotations
 
-import pytest
 from mutants import purge
 from reaping import absent_everywhere, buried, mourning, mourning_until, removed_at
-from schedule import Case, apart, catch, claim, run_mutated, seen_by, settle
+from schedule import Case, apart, both_ways, catch, claim, seen_by, settle
 
 from kvclient.wire import messages as m
 
@@ -150,13 +149,4 @@ CASES = [
     Case("R38", nobody_repairs_what_is_being_purged, purge.settled_tombstones_are_spread),
 ]
 
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_counterexample_is_excluded(case: Case) -> None:
-    case.scenario()
-
-
-@pytest.mark.patches
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_comes_back_without_its_rule(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_mutated(case, monkeypatch)
+test_the_counterexample_is_excluded, test_it_comes_back_without_its_rule = both_ways(CASES)

@@ -7,9 +7,8 @@ Every scenario runs twice: as the product is, and with its rule switched off, wh
 from __future__ import annotations
 
 import msgpack
-import pytest
 from mutants import retries
-from schedule import Case, catch, claim, finished, propose_and_die, put, run_mutated, settle, trio
+from schedule import Case, both_ways, catch, claim, finished, propose_and_die, put, settle, trio
 from world import World
 
 from kvclient.wire import messages as m
@@ -204,13 +203,4 @@ CASES = [
     Case("4a", a_read_never_joins_one_already_sent, retries.reads_join_what_runs),
 ]
 
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_counterexample_is_excluded(case: Case) -> None:
-    case.scenario()
-
-
-@pytest.mark.patches
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_comes_back_without_its_rule(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_mutated(case, monkeypatch)
+test_the_counterexample_is_excluded, test_it_comes_back_without_its_rule = both_ways(CASES)
