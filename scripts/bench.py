@@ -42,6 +42,7 @@ from kvnode.cli import probe, show
 from kvnode.local import detached, plan
 from kvnode.local.statefile import State
 from scripts import bench_healing
+from scripts.measuring import fill, quantile
 
 WARM_UP_S = 1.0
 FLOOR = Path(__file__).with_name("floor.py")
@@ -123,16 +124,14 @@ class Bench:
 
     async def fill(self, prefix: str, keys: int) -> None:
         """Put every key that was not put yet, so that gets find what they ask for and checks have an ETag."""
-        numbers = iter(range(self._filled.get(prefix, 0), keys))
 
-        async def worker() -> None:
-            for number in numbers:
-                key = f"{prefix}{number:08}"
-                item = await self.kv.put(key, self.value, consistency="strong")
-                if prefix == "cas":
-                    self._etags[key] = item.etag
+        async def put(key: str) -> None:
+            item = await self.kv.put(key, self.value, consistency="strong")
+            if prefix == "cas":
+                self._etags[key] = item.etag
 
-        await asyncio.gather(*(worker() for _ in range(256)))
+        numbers = range(self._filled.get(prefix, 0), keys)
+        await fill((f"{prefix}{number:08}" for number in numbers), put)
         self._filled[prefix] = max(keys, self._filled.get(prefix, 0))
 
     async def measure(self, operation: Operation, workers: int, keys: int) -> Result:
@@ -186,10 +185,8 @@ class Bench:
 def percentiles(latencies: list[float]) -> tuple[float, float, float]:
     """Return p50, p99 and p99.9 in milliseconds."""
     latencies.sort()
-    count = len(latencies)
-    if not count:
-        return 0.0, 0.0, 0.0
-    return tuple(latencies[min(count - 1, int(count * part))] * 1e3 for part in (0.5, 0.99, 0.999))  # type: ignore[return-value]
+    p50, p99, p999 = ((quantile(latencies, part) or 0.0) * 1e3 for part in (0.5, 0.99, 0.999))
+    return p50, p99, p999
 
 
 def median(results: list[Result]) -> Result:

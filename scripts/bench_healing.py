@@ -31,6 +31,7 @@ from kvnode.cli import probe
 from kvnode.config import Config, StoreConfig
 from kvnode.local import detached, plan, statefile
 from kvnode.local.statefile import State
+from scripts.measuring import fill, quantile
 
 WATCHERS = 8
 THINK_S = 0.008
@@ -92,13 +93,7 @@ def running(**limits: Any) -> Iterator[Cluster]:
 
 async def put_all(kv: kvclient.Kv, numbers: range, value: bytes, **options: Any) -> None:
     """Put many keys, with many at once."""
-    left = iter(numbers)
-
-    async def worker() -> None:
-        for number in left:
-            await kv.put(f"key{number:08}", value, **options)
-
-    await asyncio.gather(*(worker() for _ in range(256)))
+    await fill((f"key{number:08}" for number in numbers), lambda key: kv.put(key, value, **options))
 
 
 class Watch:
@@ -117,8 +112,7 @@ class Watch:
 
     def p99_ms(self, part: str) -> float:
         """Return the 99th percentile of a part in milliseconds."""
-        latencies = sorted(self.parts[part])
-        return latencies[int(len(latencies) * 0.99)] * 1e3 if latencies else 0.0
+        return (quantile(sorted(self.parts[part]), 0.99) or 0.0) * 1e3
 
 
 @asynccontextmanager

@@ -12,6 +12,8 @@ from itertools import pairwise
 
 from checkers.operation import Operation
 
+from scripts.measuring import quantile
+
 SECOND_NS = 1_000_000_000
 
 
@@ -94,11 +96,6 @@ def by_second(operations: Iterable[Operation], begin_ns: int, end_ns: int) -> li
     for second, times in zip(seconds, took, strict=True):
         second.p99_ms = quantile(sorted(times), 0.99)
     return seconds
-
-
-def quantile(values: Sequence[float], part: float) -> float | None:
-    """Return a quantile of sorted values; None if there are none."""
-    return values[min(len(values) - 1, int(part * len(values)))] if values else None
 
 
 def _gap_s(operations: Iterable[Operation], begin_ns: int, end_ns: int, counts: Callable[[Operation], bool]) -> float:
