@@ -67,15 +67,25 @@ def decode(content: bytes) -> Any:
     """Return the value that `content` stores.  Raises KvError if a newer client wrote it in a form unknown here."""
     if content[0] == TAG_BYTES:
         return content[1:]
-    text = json_text(content)
-    if text is None:
-        raise KvError(f"the value has the unknown tag {content[0]}: it was written by a newer client")
+    text = payload(content).decode()
     try:
         return _from_json(text)
     except json.JSONDecodeError:
         raise
     except ValueError:  # an integer beyond the interpreter's limit
         return json.loads(text, parse_int=int_of_text)
+
+
+def is_json(content: bytes) -> bool:
+    """Return True if `content` stores JSON."""
+    return content[0] == TAG_JSON
+
+
+def payload(content: bytes) -> bytes:
+    """Return the bytes, or the JSON text in UTF-8.  Raises KvError if a newer client wrote something else."""
+    if content[0] not in (TAG_BYTES, TAG_JSON):
+        raise KvError(f"the value has the unknown tag {content[0]}: it was written by a newer client")
+    return content[1:]
 
 
 def json_text(content: bytes) -> str | None:

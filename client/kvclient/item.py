@@ -60,6 +60,16 @@ class Item:
         return contents.json_text(self._content) if self._content else None
 
     @property
+    def is_json(self) -> bool:
+        """True if JSON is stored, False for `bytes`, and for an item of `scan(values=False)`."""
+        return contents.is_json(self._content) if self._content else False
+
+    @property
+    def raw(self) -> bytes:
+        """What is stored, undecoded: the `bytes`, or the JSON text in UTF-8.  Empty for `scan(values=False)`."""
+        return contents.payload(self._content) if self._content else b""
+
+    @property
     def etag(self) -> str:
         """The version as opaque, URL-safe text: give it to `put(etag=...)` to write only over this very value."""
         return etag_of(self._version)

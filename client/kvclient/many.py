@@ -9,29 +9,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 from kvclient.errors import KvError, Overloaded
 
 IN_FLIGHT_MAX = 128
 
+Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
-async def each(keys: Iterable[str], one: Callable[[str], Awaitable[Result]]) -> dict[str, Result | KvError]:
-    """Call `one` for each key; return what it gave, or the KvError it raised, in the order of the keys."""
+async def each(
+    keys: Iterable[Key], one: Callable[[Key], Awaitable[Result]], in_flight_max: int = IN_FLIGHT_MAX
+) -> dict[Key, Result | KvError]:
+    """Call `one` for each key; return what it gave, or the KvError it raised, in the order of the keys.
+
+    The keys differ.  `in_flight_max` calls at most are under way, and never more than `IN_FLIGHT_MAX`.
+    """
     batch = _Batch(list(keys), one)
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(IN_FLIGHT_MAX, len(batch.keys))):
+        for _ in range(min(in_flight_max, IN_FLIGHT_MAX, len(batch.keys))):
             group.create_task(batch.work())
     return {key: batch.results[key] for key in batch.keys}
 
 
-class _Batch(Generic[Result]):
-    def __init__(self, keys: list[str], one: Callable[[str], Awaitable[Result]]) -> None:
+class _Batch(Generic[Key, Result]):
+    def __init__(self, keys: list[Key], one: Callable[[Key], Awaitable[Result]]) -> None:
         self.keys = keys
-        self.results: dict[str, Result | KvError] = {}
+        self.results: dict[Key, Result | KvError] = {}
         self._one = one
         self._todo = iter(keys)
         self._workers = 0
@@ -47,7 +53,7 @@ class _Batch(Generic[Result]):
         self._workers -= 1
         self._wake()
 
-    async def _is_done(self, key: str) -> bool:
+    async def _is_done(self, key: Key) -> bool:
         """Call for one key; return False if it should be tried again after somebody else has finished."""
         try:
             self.results[key] = await self._one(key)

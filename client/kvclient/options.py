@@ -196,11 +196,11 @@ def key_bytes(key: object) -> bytes:
     return raw
 
 
-def prefix_check(prefix: object) -> str:
-    """Return a key prefix that a scan may ask for.  Raises InvalidRequest."""
-    checked = text(prefix, "a prefix")
+def prefix_check(prefix: object, what: str = "a prefix") -> str:
+    """Return a part of a key, which may be empty, that a scan may ask for.  Raises InvalidRequest."""
+    checked = text(prefix, what)
     if len(checked.encode()) > KEY_BYTES_MAX:
-        raise InvalidRequest(f"a prefix must have at most {KEY_BYTES_MAX} bytes of UTF-8: {checked!r:.80}")
+        raise InvalidRequest(f"{what} must have at most {KEY_BYTES_MAX} bytes of UTF-8: {checked!r:.80}")
     return checked
 
 

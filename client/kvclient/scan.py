@@ -23,12 +23,12 @@ from kvclient.wire.values import NO_VERSION
 
 
 def scan(
-    cluster: Cluster, store: str, prefix: str, *, values: bool, limit: int | None, timeout_s: float
+    cluster: Cluster, store: str, prefix: str, *, after: str, values: bool, limit: int | None, timeout_s: float
 ) -> AsyncIterator[Item]:
     """Return an iterator over the items of a store.  Raises InvalidRequest at once, other errors while it runs."""
     if limit is not None and (type(limit) is not int or limit < 0):
         raise InvalidRequest(f"limit must be a number of items, 0 or more, not {limit!r:.80}")
-    return _Scan(cluster, store, prefix_check(prefix), values, limit, timeout_s).items()
+    return _Scan(cluster, store, prefix_check(prefix), values, limit, timeout_s).items(prefix_check(after, "after"))
 
 
 class _Stream:
@@ -71,12 +71,12 @@ class _Scan:
         self._refusals: dict[str, int] = {}
         self._number = 0
 
-    async def items(self) -> AsyncIterator[Item]:
-        """Yield the items of all streams in key order."""
+    async def items(self, after: str) -> AsyncIterator[Item]:
+        """Yield the items of all streams in key order, those whose key is greater than `after`."""
         left = self._limit
         if left == 0:
             return
-        await self._read("", range(self._cluster.table.partitions))
+        await self._read(after, range(self._cluster.table.partitions))
         heads = self._heads
         while heads:
             key, _, stream = heapq.heappop(heads)

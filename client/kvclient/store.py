@@ -152,9 +152,17 @@ class Store:
         return await each(dict.fromkeys(keys), one)
 
     def scan(
-        self, prefix: str = "", *, values: bool = True, limit: int | None = None, timeout: float | None = None
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        values: bool = True,
+        limit: int | None = None,
+        timeout: float | None = None,
     ) -> AsyncIterator[Item]:
         """Iterate over the items whose key begins with `prefix`, in key order, at most `limit`.
+
+        `after`: only keys greater than this one, which need not exist: the last key of an earlier page.
 
         It is *eventual*: each partition is read from one replica, page by page, while others write.  A key that stands
         throughout is seen if that replica has it; what changes meanwhile is seen old, new or not at all.  When a node
@@ -162,7 +170,9 @@ class Store:
         filled. `timeout` is for each page.
         """
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
-        return scans.scan(self._cluster, self._name, prefix, values=values, limit=limit, timeout_s=timeout_s)
+        return scans.scan(
+            self._cluster, self._name, prefix, after=after, values=values, limit=limit, timeout_s=timeout_s
+        )
 
     async def explain(self, key: str, *, timeout: float | None = None) -> dict[str, Any]:  # noqa: ASYNC109
         """Return where `key` lives, what each replica holds of it, and what a strong read would do."""

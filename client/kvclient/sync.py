@@ -185,11 +185,20 @@ class Store:
         return self._worker.run(work)
 
     def scan(
-        self, prefix: str = "", *, values: bool = True, limit: int | None = None, timeout: float | None = None
+        self,
+        prefix: str = "",
+        *,
+        after: str = "",
+        values: bool = True,
+        limit: int | None = None,
+        timeout: float | None = None,
     ) -> Iterator[Item]:
         """Iterate over the items whose key begins with `prefix`, in key order: an eventual view."""
-        items = self._worker.call(lambda: self._store.scan(prefix, values=values, limit=limit, timeout=timeout))
-        return self._chunks(items)
+
+        def scanned() -> AsyncIterator[Item]:
+            return self._store.scan(prefix, after=after, values=values, limit=limit, timeout=timeout)
+
+        return self._chunks(self._worker.call(scanned))
 
     def _chunks(self, items: AsyncIterator[Item]) -> Iterator[Item]:
         while chunk := self._worker.run(_chunk(items)):

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from kvclient.content import NESTING_MAX, RawJson, decode, encode, int_of_text, json_text, text_of_int
 from kvclient.errors import InvalidRequest, KvError
+from kvclient.item import Item
+from kvclient.wire.values import NO_VERSION
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)))
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
@@ -148,3 +150,23 @@ def test_raw_json_is_stored_untouched(text: str) -> None:
 def test_a_tag_of_a_newer_client_is_an_error_and_not_garbage() -> None:
     with pytest.raises(KvError, match="newer client"):
         decode(b"\x07payload")
+
+
+@pytest.mark.parametrize("value", [b"", b"\x00\xff", 1, None, RawJson(' {"a" : 1.0} ')])
+def test_what_is_stored_can_be_had_undecoded(value: Any) -> None:
+    item = Item("k", NO_VERSION, encode(value), 0, 0)
+    if isinstance(value, bytes):
+        assert (item.raw, item.is_json, item.text) == (value, False, None)
+    else:
+        assert item.text is not None
+        assert (item.raw, item.is_json) == (item.text.encode(), True)
+
+
+def test_an_item_without_a_value_has_nothing_to_be_had() -> None:
+    item = Item("k", NO_VERSION, b"", 0, 0)
+    assert (item.raw, item.is_json, item.text, item.value) == (b"", False, None, None)
+
+
+def test_what_a_newer_client_wrote_is_not_handed_out_undecoded_either() -> None:
+    with pytest.raises(KvError, match="newer client"):
+        _ = Item("k", NO_VERSION, b"\x09abc", 0, 0).raw

@@ -38,6 +38,21 @@ async def test_a_limit_ends_a_scan_and_small_ones_ask_for_little(cluster: Any, k
     assert all(request[6] <= limit for request in cluster.requests(m.SCAN))
 
 
+@pytest.mark.parametrize(
+    ("after", "first"), [("", 0), ("k", 0), ("k0000", 1), ("k0041x", 42), ("k0099", 100), ("z", 100)]
+)
+async def test_a_scan_goes_on_after_a_key(cluster: Any, kv: kvclient.Kv, after: str, first: int) -> None:
+    keys = await fill(kv, 100)
+    assert [item.key async for item in kv.scan(after=after)] == keys[first:]
+    assert [item.key async for item in kv.scan("k00", after=after, limit=3)] == keys[first : first + 3]
+
+
+@pytest.mark.parametrize("after", [None, 1, b"k", "k" * 1025, "\ud800"])
+def test_what_is_no_key_is_refused_at_once_as_the_place_to_go_on(kv: kvclient.Kv, after: Any) -> None:
+    with pytest.raises(kvclient.InvalidRequest, match="after"):
+        kv.scan(after=after)
+
+
 async def test_a_scan_without_values_fills_only_keys(cluster: Any, kv: kvclient.Kv) -> None:
     await fill(kv, 3)
     items = [item async for item in kv.scan(values=False)]
