@@ -18,6 +18,7 @@ from typing import Any
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvnode.config import Config
+from kvnode.core.load import Load
 from kvnode.core.version import BallotIssuer
 from kvnode.net.connection import Link, Refusal
 from kvnode.net.listener import Listener
@@ -108,17 +109,9 @@ class Node:
         self.replica = Replica(engine, self.registers, self.ceilings, clock, EPOCH, limits.max_offset_ms, unsynced)
         self.replica.charge = self.pace.take_in
         self.healing = Healing(
-            self.config,
-            self.home,
-            self.placements,
-            self.registers,
-            self.replica,
-            self.exchanges,
-            engine,
-            self.pace,
-            self.runtime,
-            EPOCH,
-        )
+            self.config, self.home, self.placements, self.registers, self.replica, self.exchanges,
+            engine, self.pace, self.runtime, EPOCH,
+        )  # fmt: skip
 
     def _build_coordinator(self, identity: Identity) -> None:
         """Make what runs clients' requests."""
@@ -192,7 +185,9 @@ class Node:
         addresses = [dialled.get(node.id, (node.host, node.port)) for node in nodes]
         self.peers = Peers(addresses, self.home, self, limits, self.runtime)
         names = [node.id for node in nodes]
-        self.health = Health(names, self.home, self.exchanges, limits, SWEEP_S, self.peers.offset_ms)
+        self.health = Health(names, self.home, self.exchanges, limits, SWEEP_S, EPOCH, self.peers)
+        self.health.in_flight = lambda: self.statistics.in_flight
+        self.health.commit_s = lambda: self.ceilings.commit_s
         home_link = HomeLink(self.home)
         home_link.deliver = self._deliver
         self.exchanges.on_peer_up(self.home, home_link)
@@ -349,13 +344,18 @@ class Node:
     def on_peer_lost(self, index: int, link: Link) -> None:
         """A peer cannot be reached any more; what waits for it is told."""
         _log.warning("node %s is down: %s", self.config.nodes[index].id, link.reason)
-        self.health.detector.lost(index)
+        self.health.on_lost(index)
         self.exchanges.on_peer_lost(index)
 
-    def on_heartbeat(self, index: int, sent_s: float) -> None:
-        """A peer has answered the heartbeat that was sent at `sent_s`."""
+    def on_heartbeat(self, index: int, sent_s: float, pulse: tuple[int, int, int, int]) -> None:
+        """A peer has answered the heartbeat that was sent at `sent_s`, and told its epoch and load."""
         self.health.detector.heard(index, self.runtime.clock.monotonic_s())
         self.handoff.on_heartbeat(index, sent_s)
+        self.health.on_pulse(index, pulse[0], Load(pulse[1], pulse[2], pulse[3]))
+
+    def pulse(self) -> tuple[int, int, int, int]:
+        """Return what our answers to heartbeats tell: our epoch and load."""
+        return (EPOCH, *self.health.load())
 
     def on_refused(self, index: int, code: str, text: str) -> None:
         """A peer turned us away.  If it is about who we are, this node must not go on (R1)."""
@@ -383,7 +383,7 @@ class Node:
             "ops_per_s": statistics.ops_per_s(),
             "latency_ms": statistics.latency_ms(),
             "syncs": self.engine.syncs,
-            "peers": self.health.peers(),
+            **self.health.facts(clock.monotonic_s()),
             **self.handoff.facts(),
             **self.healing.facts(),
             "repairs": statistics.repairs + self.healing.mending.repaired,

@@ -120,7 +120,7 @@ def duration(seconds: float) -> str:
 
 STATUS_HEADERS = (
     *("node", "state", "pid", "address", "epoch", "~keys", "bytes", "clock", "hints"),
-    *("repairs", "compared", "budget", "ops/s", "p50 ms", "p99 ms", "peers", "up"),
+    *("repairs", "compared", "budget", "late ms", "ops/s", "p50 ms", "p99 ms", "peers", "up"),
 )
 
 
@@ -145,6 +145,7 @@ def _status_row(node: Mapping[str, Any]) -> list[object]:
         node.get("repairs", 0),
         (node.get("anti_entropy") or {}).get("comparisons", 0),
         f"{(node.get('repair_budget') or {}).get('used', 0):.0%}",
+        f"{(node.get('load') or {}).get('loop_ms', 0):.1f}",
         f"{node.get('ops_per_s', 0):.0f}",
         f"{latency.get('p50') or 0:.2f}",
         f"{latency.get('p99') or 0:.2f}",
@@ -154,7 +155,8 @@ def _status_row(node: Mapping[str, Any]) -> list[object]:
 
 
 def status_notes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return one line for each thing that a node cannot finish by itself: deletes that wait for a replica (R35)."""
+    """Return one line for each thing that a node cannot finish by itself: deletes that wait for a replica (R35), a
+    ring of another epoch; and for nodes that are far busier than the rest."""
     notes = []
     for node in nodes:
         deleted, proposals = node.get("tombstones") or {}, node.get("proposals") or {}
@@ -162,6 +164,21 @@ def status_notes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
             notes.append(f"{node['node']}: {counted(count, 'deleted key')} cannot be purged before {other} is back")
         if proposals.get("undecided", 0) > _UNDECIDED_NOTED:
             notes.append(f"{node['node']}: {counted(proposals['undecided'], 'proposal')} not known to be chosen")
+        notes += _link_notes(node)
+    return notes
+
+
+def _link_notes(node: Mapping[str, Any]) -> list[str]:
+    notes = []
+    for other, link in (node.get("links") or {}).items():
+        if link["epoch"] not in (None, node.get("epoch")):
+            notes.append(f"{node['node']}: {other} goes by epoch {link['epoch']} of the ring, not {node.get('epoch')}")
+        if link["busy"]:
+            load = link["load"]
+            notes.append(
+                f"{node['node']}: reads avoid {other}, whose loop is {load['loop_ms']:.1f} ms late"
+                f" ({counted(load['in_flight'], 'request')} in flight)"
+            )
     return notes
 
 

@@ -26,9 +26,8 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 from kvclient.wire import messages
 from kvclient.wire.frames import BATCH_BYTES, HANDSHAKE_BYTES_MAX, Decoder, FrameError, Message, fits_check, join, pack
-from kvclient.wire.messages import GOODBYE, HELLO, PING, PONG, WELCOME, MessageError
+from kvclient.wire.messages import GOODBYE, HELLO, PING, PULSE, WELCOME, MessageError
 from kvnode.config import Limits
-from kvnode.runtime import Clock
 
 WRITE_HIGH_WATER_BYTES: Final = 256 * 1024
 """Above this much unsent in the transport a link counts as full: one frame of `BATCH_BYTES` is on its way."""
@@ -64,6 +63,9 @@ class Handler(Protocol):
     def on_lost(self, link: Link) -> None:
         """Hear that an admitted link has ended; `link.reason` says why.  Called once per admitted link."""
 
+    def pulse(self) -> tuple[int, int, int, int]:
+        """Return our epoch and load, as in PULSE."""
+
 
 class PeerHandler(Protocol):
     """What `Peers` calls for the links that this node dialled."""
@@ -83,9 +85,9 @@ class PeerHandler(Protocol):
     def on_batch(self, link: Link, batch: list[list[Any]]) -> None:
         """Take the messages of one frame.  Raises MessageError for malformed content: the link is closed with it."""
 
-    def on_heartbeat(self, index: int, sent_s: float) -> None:
-        """Hear that node `index` has answered the heartbeat sent at `sent_s`, by the monotonic clock: everything that
-        was sent to it before that has been received."""
+    def on_heartbeat(self, index: int, sent_s: float, pulse: tuple[int, int, int, int]) -> None:
+        """Hear that node `index` has answered the heartbeat sent at `sent_s`, by the monotonic clock, so everything
+        that was sent to it before has been received; and its epoch and load, as in PULSE."""
 
     def on_refused(self, index: int, code: str, text: str) -> None:
         """Hear that node `index` answered our HELLO with GOODBYE; after the code "identity" it is not dialled again."""
@@ -100,8 +102,11 @@ class Owner(Protocol):
     def on_greeting(self, link: Link, message: list[Any]) -> None:
         """The other side's HELLO or WELCOME, with the right shape and unchecked fields.  May raise MessageError."""
 
-    def on_pong(self, link: Link, sent_ns: int, wall_ms: int) -> None:
-        """The answer to a PING."""
+    def answer_ping(self, link: Link, sent_ns: int) -> Message:
+        """Return the answer to a PING."""
+
+    def on_pulse(self, link: Link, message: list[Any]) -> None:
+        """The answer to our PING, on a link that we dialled."""
 
     def on_ended(self, link: Link) -> None:
         """The link has ended (once per link, in a turn of its own); the connection may still linger."""
@@ -119,13 +124,13 @@ class Link(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_advanced", "_call_soon", "_clock", "_decoder", "_feed", "_frame_s", "_full_s", "_greeting_s", "_heard",
+        "_advanced", "_call_soon", "_decoder", "_feed", "_frame_s", "_full_s", "_greeting_s", "_heard",
         "_is_full", "_is_greeted", "_is_held", "_is_reading", "_limits", "_linger_s", "_loop", "_on_batch", "_outbox",
         "_outbox_bytes", "_owner", "_quiet_s", "_shapes", "_silence_s_max", "_transport", "code", "facts", "index",
         "is_admitted", "is_dialled", "is_open", "kind", "reason", "requests", "was_dismissed",
     )  # fmt: skip
 
-    def __init__(self, owner: Owner, limits: Limits, clock: Clock, *, dialled_index: int = -1) -> None:
+    def __init__(self, owner: Owner, limits: Limits, *, dialled_index: int = -1) -> None:
         self.kind = ""
         self.index = dialled_index
         self.facts: dict[str, Any] = {}
@@ -133,7 +138,7 @@ class Link(asyncio.Protocol):
         self.requests = 0
         self.is_dialled = dialled_index >= 0
         self.is_open = self.is_admitted = self.was_dismissed = False
-        self._owner, self._limits, self._clock = owner, limits, clock
+        self._owner, self._limits = owner, limits
         self._loop = asyncio.get_running_loop()
         self._decoder = Decoder(HANDSHAKE_BYTES_MAX)
         self._feed = self._decoder.feed
@@ -351,10 +356,9 @@ class Link(asyncio.Protocol):
             self._end(message[1][:REASON_CHARACTERS_MAX], message[2][:REASON_CHARACTERS_MAX])
             self._transport.close()
         elif self.is_admitted and kind == PING:
-            clock = self._clock  # nodes compare machines (R4); a client learns the time that this node goes by (R24)
-            self.send((PONG, message[1], clock.machine_ms() if self.kind == "node" else clock.wall_ms()))
-        elif self.is_admitted and self.is_dialled and kind == PONG:
-            self._owner.on_pong(self, message[1], message[2])
+            self.send(self._owner.answer_ping(self, message[1]))
+        elif self.is_admitted and self.is_dialled and kind == PULSE:
+            self._owner.on_pulse(self, message)
         elif not self._is_greeted and kind == (WELCOME if self.is_dialled else HELLO):
             self._is_greeted = True
             self._owner.on_greeting(self, message)

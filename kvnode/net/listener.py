@@ -14,7 +14,7 @@ import logging
 from functools import partial
 from typing import Any, Final
 
-from kvclient.wire.frames import client_frame_bytes_max
+from kvclient.wire.frames import Message, client_frame_bytes_max
 from kvclient.wire.messages import (
     CLIENT_ANSWERS,
     CLIENT_REQUESTS,
@@ -22,6 +22,7 @@ from kvclient.wire.messages import (
     NODE_FIELDS,
     PONG,
     PROTOCOL_VERSION,
+    PULSE,
     SHAPES,
     WELCOME,
     MessageError,
@@ -35,7 +36,7 @@ from kvnode.runtime import Runtime
 
 CLIENT_SHAPES: Final = {kind: SHAPES[kind] for kind in sorted(CLIENT_REQUESTS)}
 NODE_SHAPES: Final = {
-    kind: shape for kind, shape in SHAPES.items() if kind > PONG and kind not in CLIENT_REQUESTS | CLIENT_ANSWERS
+    kind: shape for kind, shape in SHAPES.items() if kind > PULSE and kind not in CLIENT_REQUESTS | CLIENT_ANSWERS
 }
 """Between nodes a client's requests and their answers travel inside FORWARD and FORWARDED only."""
 _STRANGERS_MAX: Final = 128
@@ -128,7 +129,15 @@ class Listener:
         link.kind, link.facts = role, hello
         self._handler.admit(link, hello, partial(self._answer, link))
 
-    def on_pong(self, link: Link, sent_ns: int, wall_ms: int) -> None:
+    def answer_ping(self, link: Link, sent_ns: int) -> Message:
+        """Tell a node of this machine's clock, for comparing machines (R4), and how this node is; tell a client the
+        time that this node goes by (R24)."""
+        clock = self._runtime.clock
+        if link.kind == "node":
+            return (PULSE, sent_ns, clock.machine_ms(), *self._handler.pulse())
+        return (PONG, sent_ns, clock.wall_ms())
+
+    def on_pulse(self, link: Link, message: list[Any]) -> None:
         """Ignore: the side that dialled asks."""
 
     def on_ended(self, link: Link) -> None:
@@ -150,7 +159,7 @@ class Listener:
     # -- inside
 
     def _accept(self) -> Link:
-        return Link(self, self._limits, self._runtime.clock)
+        return Link(self, self._limits)
 
     def _answer(self, link: Link, answer: dict[str, Any] | Refusal) -> None:
         if not link.is_open or link.is_admitted:

@@ -8,7 +8,7 @@ per node exists at any moment.  A measured offset outlives its link (R4), and th
 are held against the monotonic clock, so when our wall clock is set all of them tell of it at once, not one by one.
 
 Dialling again waits a random time whose upper end doubles from `reconnect_min_s` to `reconnect_max_s`, so that nodes
-that lost each other do not meet in storms; the first PONG of a link sets it back.
+that lost each other do not meet in storms; the first answer to a PING on a link sets it back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from contextlib import AsyncExitStack
 from statistics import median
 from typing import Any, Final
 
-from kvclient.wire.messages import HELLO, PING, WELCOME_FIELDS
+from kvclient.wire.frames import Message
+from kvclient.wire.messages import HELLO, PING, PONG, WELCOME_FIELDS
 from kvnode.config import Limits
 from kvnode.net.connection import Link, PeerHandler
 from kvnode.net.listener import NODE_SHAPES, greeting_check, node_fields_check
@@ -140,8 +141,13 @@ class Peers:
         self._peers[link.index].complaint = ""
         self._handler.on_peer_up(link.index, link)
 
-    def on_pong(self, link: Link, sent_ns: int, wall_ms: int) -> None:
-        """Take one sample: the answerer read its clock about half a round trip ago."""
+    def answer_ping(self, link: Link, sent_ns: int) -> Message:
+        """Answer, though the side that dialled asks."""
+        return (PONG, sent_ns, self._runtime.clock.machine_ms())
+
+    def on_pulse(self, link: Link, message: list[Any]) -> None:
+        """Take one sample, for the answerer read its clock about half a round trip ago, and how the node is."""
+        _, sent_ns, wall_ms, *pulse = message
         clock = self._runtime.clock
         now_s = clock.monotonic_s()
         rtt_s = now_s - sent_ns / 1e9
@@ -151,7 +157,7 @@ class Peers:
         peer.rtt_ms = rtt_s * 1e3
         peer.failures = 0
         if self.links[link.index] is link:
-            self._handler.on_heartbeat(link.index, sent_ns / 1e9)
+            self._handler.on_heartbeat(link.index, sent_ns / 1e9, (pulse[0], pulse[1], pulse[2], pulse[3]))
         if peer.rtt_ms > self._limits.max_offset_ms / 4:
             return  # a sample is off by up to half its round trip: one side was paused or busy, its clock may be fine
         peer.samples_ms.append(wall_ms - (now_s * 1e3 - peer.rtt_ms / 2))
@@ -189,7 +195,7 @@ class Peers:
 
     async def _connect(self, peer: _Peer) -> None:
         loop = asyncio.get_running_loop()
-        make_link = lambda: Link(self, self._limits, self._runtime.clock, dialled_index=peer.index)  # noqa: E731
+        make_link = lambda: Link(self, self._limits, dialled_index=peer.index)  # noqa: E731
         try:
             async with asyncio.timeout(self._limits.handshake_timeout_s):
                 await loop.create_connection(make_link, peer.host, peer.port)

@@ -35,6 +35,8 @@ class Ceilings:
         self._issuer = issuer
         self._renewing = 0
         self._started_s = 0.0
+        self.commit_s = 0.0
+        """How long the last ceiling took to reach the disk."""
         self._waiting: list[Callable[[], None]] = []
 
     def start(self, then: Callable[[], None]) -> None:
@@ -82,7 +84,8 @@ class Ceilings:
 
     def _on_durable(self) -> None:
         self.hybrid.raise_ceiling(self._renewing)
-        self.hybrid.on_renewed(round((self._clock.monotonic_s() - self._started_s) * 1000))
+        self.commit_s = self._clock.monotonic_s() - self._started_s
+        self.hybrid.on_renewed(round(self.commit_s * 1000))
         self._renewing = 0
         waiting, self._waiting = self._waiting, []
         for then in waiting:

@@ -65,6 +65,8 @@ class Exchanges:
         """Nodes with an open link, as bits."""
         self.suspected = 0
         """Nodes that have been silent for longer than is usual, as bits: asked last."""
+        self.busy = 0
+        """Nodes that say that they are busier than the rest by far, as bits: asked later for what others can answer."""
         self.doubted = 0
         """Those, and nodes that have refused something of late: they may miss what they are sent."""
         self.losses = [0] * nodes
@@ -117,6 +119,11 @@ class Exchanges:
         """Return `owners` in their order, but those under suspicion last."""
         suspected = self.suspected
         return tuple(sorted(owners, key=lambda index: suspected >> index & 1)) if suspected else owners
+
+    def by_ease(self, owners: tuple[int, ...]) -> tuple[int, ...]:
+        """Return `owners` in their order, but busy ones later and those under suspicion last."""
+        suspected, busy = self.suspected, self.busy
+        return tuple(sorted(owners, key=lambda index: (suspected >> index & 1, busy >> index & 1)))
 
     def on_peer_up(self, index: int, link: Link) -> None:
         """Use `link` for node `index` from now on."""

@@ -4,7 +4,8 @@ Decides: whom to ask, when to ask more (hedging), and what follows an inconclusi
 what digests prove (`core.reading`), rounds (`consensus`), the marks sent to laggards (`commits`).
 
 First this node and as many others as a quorum read needs are asked; the rest only if an answer is not there after the
-observed p95, or does not agree.  A node that made several hedges necessary is asked last for a while.  So a dead or
+observed p95, or does not agree.  A node that made several hedges necessary is asked last for a while, and so is one
+that says that it is busier than the rest by far.  So a dead or
 slow replica costs a hedge now and then, and never sets the latency.  Only reads are hedged: they have no effect.
 
 Reads of a key that wait together share a gathering; one that arrives after its first request was sent never joins it.
@@ -173,12 +174,12 @@ class StrongReads:
         """Ask up to `count` more owners, those that answer fast first; return how many were asked."""
         slot = gathering.slot
         others = slot.placement.others
-        if self._avoid_until_s or self._exchanges.suspected:
-            others = self._by_speed(others)
-        elif count < len(others):
+        if count < len(others):
             self._turn += 1
             turn = self._turn % len(others)
             others = others[turn:] + others[:turn]
+        if self._avoid_until_s or self._exchanges.suspected or self._exchanges.busy:
+            others = self._by_speed(others)
         links, asked = self._exchanges.links, 0
         message = (m.READ, gathering.number, self._epoch, slot.key, 0)
         for index in others:
@@ -194,7 +195,7 @@ class StrongReads:
         now_s = self._runtime.clock.monotonic_s()
         self._avoid_until_s = {index: until for index, until in self._avoid_until_s.items() if until > now_s}
         quick = tuple(sorted(others, key=lambda index: self._avoid_until_s.get(index, 0.0)))
-        return self._exchanges.by_trust(quick)
+        return self._exchanges.by_ease(quick)
 
     # -- judge
 

@@ -71,7 +71,7 @@ def a_hint_is_kept_until_it_has_arrived() -> None:
         assert call.kind == m.APPLIED
         for _ in range(4):  # until nothing but the hint remembers it
             world.run(1.0)
-            world.hosts[a].node.on_heartbeat(b, world.scheduler.now_s)
+            world.hosts[a].node.on_heartbeat(b, world.scheduler.now_s, (1, 0, 0, 0))
     lost = catch(world, m.HINT, target=c)
     world.run(0.1)
     assert lost.messages

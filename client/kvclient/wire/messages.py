@@ -33,6 +33,9 @@ WELCOME: Final = _kind(1, dict)  # the answer: see WELCOME_FIELDS
 GOODBYE: Final = _kind(2, str, str)  # code, reason; the link closes after it
 PING: Final = _kind(3, int)  # the sender's monotonic time, ns
 PONG: Final = _kind(4, int, int)  # that time back, and the answerer's wall clock, ms
+PULSE: Final = _kind(5, int, int, int, int, int, int)
+# the answer to a node's PING: as PONG, then the answerer's epoch and its load: requests in flight, by how much its
+# event loop is late, and how long its disk takes to commit (microseconds)
 
 HELLO_FIELDS: Final = {"protocol": int, "cluster": str, "role": str}
 """role "client" (cluster may be "": any) or "node"; a node adds NODE_FIELDS."""

@@ -34,7 +34,7 @@ def test_durations_are_shown_in_the_unit_that_fits(seconds: float, text: str) ->
 def test_a_silent_node_has_its_state_only() -> None:
     (row,) = show.status_rows([{"node": "n1", "state": "down", "pid": None, "address": "a:1", "error": "?"}])
     assert show.STATUS_HEADERS[5] == "~keys"  # an estimate
-    assert row == ["n1", "down", "-", "a:1", *["-"] * 13]
+    assert row == ["n1", "down", "-", "a:1", *["-"] * 14]
     assert len(row) == len(show.STATUS_HEADERS)
 
 
@@ -93,3 +93,17 @@ def test_what_is_owed_is_said_below_the_table() -> None:
     ]
     assert show.owed_lines({"node": "n1", "hints_owed": {}, "hints_dropped": {"full": 0}, "peers": {"n2": "up"}}) == []
     assert show.owed_lines({"node": "n1", "state": "down"}) == []
+
+
+def test_a_node_of_another_epoch_and_one_that_reads_avoid_are_said_below_the_table() -> None:
+    """R40"""
+    load = {"in_flight": 1200, "loop_ms": 31.25, "commit_ms": 2.0}
+    links = {
+        "n2": {"epoch": 2, "busy": False, "load": None},
+        "n3": {"epoch": 1, "busy": True, "load": load},
+        "n4": {"epoch": None, "busy": False, "load": None},
+    }
+    assert show.status_notes([{"node": "n1", "epoch": 1, "links": links}]) == [
+        "n1: n2 goes by epoch 2 of the ring, not 1",
+        "n1: reads avoid n3, whose loop is 31.2 ms late (1,200 requests in flight)",
+    ]

@@ -21,6 +21,7 @@ from kvclient.wire.messages import (
     PING,
     PONG,
     PREPARE,
+    PULSE,
     STATUS,
     WELCOME,
     MessageError,
@@ -210,6 +211,7 @@ async def test_strangers_are_logged_once_per_second_at_most(house: House, caplog
         ((FORWARD, 1, [STATUS, 1]), "message kind 44 is not for a link of a client"),
         ((ITEM, 1, b"", {}), "message kind 20 is not for a link of a client"),
         ((PONG, 1, 1), "message kind 4 is not for"),
+        ((PULSE, 1, 1, 1, 0, 0, 0), "message kind 5 is not for"),
         ((WELCOME, {}), "message kind 1 is not for"),
     ],
     ids=repr,
@@ -283,14 +285,21 @@ async def test_a_goodbye_is_remembered_as_the_reason_and_what_came_before_it_is_
     assert house.door.messages == [[STATUS, 1]]
 
 
-async def test_ping_is_answered_by_the_link_itself_with_the_wall_clock(house: House) -> None:
-    """R4: offsets are measured without the service."""
+async def test_ping_of_a_node_is_answered_with_the_wall_clock_the_epoch_and_the_load(house: House) -> None:
+    """R4"""
     guest = await house.guest(NODE_HELLO)
     house.clock.offset_ms = 4321
     await guest.say((PING, 17), (PREPARE, 1, 1, b"k", b"b" * 28), (PING, 18))
-    assert await guest.hear() == [PONG, 17, house.clock.wall_ms()]
-    assert await guest.hear() == [PONG, 18, house.clock.wall_ms()]
+    assert await guest.hear() == [PULSE, 17, house.clock.wall_ms(), 1, 17, 2500, 900]
+    assert (await guest.hear() or [])[:2] == [PULSE, 18]
     assert house.door.messages == [[PREPARE, 1, 1, b"k", b"b" * 28]]
+
+
+async def test_ping_of_a_client_is_answered_with_the_time_alone(house: House) -> None:
+    """R24: load and epoch are no business of a client's."""
+    guest = await house.guest()
+    await guest.say((PING, 17))
+    assert await guest.hear() == [PONG, 17, house.clock.wall_ms()]
 
 
 async def test_what_is_sent_in_one_turn_arrives_as_one_frame_and_may_be_answered_inside_on_batch(house: House) -> None:

@@ -18,9 +18,9 @@ from kvclient.wire.messages import (
     GOODBYE,
     HELLO,
     PING,
-    PONG,
     PREPARE,
     PROTOCOL_VERSION,
+    PULSE,
     STATUS,
     WELCOME,
     MessageError,
@@ -60,8 +60,8 @@ class Caller:
         self._note("batch", link.index, batch)
         self.on_batch_do(link, batch)
 
-    def on_heartbeat(self, index: int, sent_s: float) -> None:
-        self._note("heartbeat", index, sent_s)
+    def on_heartbeat(self, index: int, sent_s: float, pulse: tuple[int, int, int, int]) -> None:
+        self._note("heartbeat", index, sent_s, pulse)
 
     def on_refused(self, index: int, code: str, text: str) -> None:
         self._note("refused", index, code, text)
@@ -194,7 +194,7 @@ async def test_offsets_are_the_median_of_the_last_samples_and_outlive_the_link()
             wall_ms = round(one.clock.wall_ms() - rtt_ms / 2 + offset_ms)  # read when half of the round trip was over
             samples = one.peers._peers[0].samples_ms
             count = len(samples)
-            await stranger.say((PONG, ping[1], wall_ms))
+            await stranger.say((PULSE, ping[1], wall_ms, 1, 0, 0, 0))
             while len(samples) == count:
                 await asyncio.sleep(0)
             one.timers.advance(Limits().heartbeat_s)
@@ -208,7 +208,7 @@ async def test_offsets_are_the_median_of_the_last_samples_and_outlive_the_link()
         assert one.peers.offset_ms(0) == 120 - 5_000
 
 
-async def test_an_answered_heartbeat_is_reported_with_the_time_at_which_it_was_sent() -> None:
+async def test_an_answered_heartbeat_is_reported_with_the_time_at_which_it_was_sent_and_what_it_tells() -> None:
     """Everything that was sent before that time has been received."""
     async with street() as one:
         stranger = await one.answered()
@@ -216,16 +216,16 @@ async def test_an_answered_heartbeat_is_reported_with_the_time_at_which_it_was_s
         assert ping is not None
         sent_s = one.clock.now_s
         one.clock.now_s += 0.5
-        await stranger.say((PONG, ping[1], one.clock.wall_ms()))
+        await stranger.say((PULSE, ping[1], one.clock.wall_ms(), 1, 17, 2500, 900))
         await one.caller.until(lambda: one.caller.count("heartbeat") == 1)
-        assert one.caller.heard[-1] == ("heartbeat", 0, pytest.approx(sent_s))
+        assert one.caller.heard[-1] == ("heartbeat", 0, pytest.approx(sent_s), (1, 17, 2500, 900))
 
 
 @pytest.mark.parametrize("sent_ns", [-1, 0, 1 << 62])
 async def test_an_answer_to_a_ping_that_was_never_sent_is_no_sample(sent_ns: int) -> None:
     async with street() as one:
         stranger = await one.answered()
-        await stranger.say((PONG, sent_ns, 5), (ACCEPTED, 1, b""))
+        await stranger.say((PULSE, sent_ns, 5, 1, 0, 0, 0), (ACCEPTED, 1, b""))
         await one.caller.until(lambda: one.caller.count("batch") == 1)
         assert one.peers.offset_ms(0) is None
 
@@ -238,7 +238,7 @@ async def test_a_slow_answer_to_a_ping_is_no_sample_of_the_clock() -> None:
         ping = await stranger.hear()
         assert ping is not None
         one.clock.now_s += Limits().max_offset_ms / 1000  # both sides were stopped meanwhile
-        await stranger.say((PONG, ping[1], one.clock.wall_ms()))
+        await stranger.say((PULSE, ping[1], one.clock.wall_ms(), 1, 0, 0, 0))
         while one.peers.rtt_ms(0) is None:
             await asyncio.sleep(0)
         assert one.peers.offset_ms(0) is None
@@ -275,7 +275,7 @@ async def test_a_peer_that_answers_its_pings_stays_up() -> None:
         for _ in range(30):
             ping = await stranger.hear()
             assert ping is not None
-            await stranger.say((PONG, ping[1], 0), (ACCEPTED, 1, b""))
+            await stranger.say((PULSE, ping[1], 0, 1, 0, 0, 0), (ACCEPTED, 1, b""))
             before = one.caller.count("batch")
             await one.caller.until(lambda before=before: one.caller.count("batch") > before)  # type: ignore[misc]
             one.timers.advance(Limits().heartbeat_s)
@@ -317,7 +317,7 @@ async def test_a_healthy_link_resets_the_pause() -> None:
         stranger = await one.answered()
         ping = await stranger.hear()
         assert ping is not None
-        await stranger.say((PONG, ping[1], 0))
+        await stranger.say((PULSE, ping[1], 0, 1, 0, 0, 0))
         await settled(lambda: not one.peers._peers[0].failures)
         stranger.hang_up()
         await one.idle()

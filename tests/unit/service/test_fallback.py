@@ -158,7 +158,7 @@ def test_owners_under_suspicion_are_not_waited_for() -> None:
     world, outsider, owners = four()
     node = world.hosts[outsider].node
     for index in owners:
-        node.on_heartbeat(index, world.scheduler.now_s)
+        node.on_heartbeat(index, world.scheduler.now_s, (1, 0, 0, 0))
     world.run(3.0)
     with world.silenced(*owners):
         assert written(world, outsider, b"v").kind == m.APPLIED

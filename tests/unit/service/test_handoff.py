@@ -32,7 +32,7 @@ def write(world: World, value: bytes, at: int, key: str = "k", **options: Any) -
 def beat(world: World, at: int, *others: int) -> None:
     """Let node `at` hear an answer to a heartbeat that it sends these others now."""
     for other in others:
-        world.hosts[at].node.on_heartbeat(other, world.scheduler.now_s)
+        world.hosts[at].node.on_heartbeat(other, world.scheduler.now_s, (1, 0, 0, 0))
 
 
 @pytest.mark.parametrize("w", [1, 2])
