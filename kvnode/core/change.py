@@ -80,10 +80,15 @@ class _Key:
         return self.body
 
 
-def apply(ballot: Ballot, base: Record, entry: Entry, operations: list[Operation], now_ms: int) -> Change:
+def apply(
+    ballot: Ballot, base: Record, entry: Entry, operations: list[Operation], now_ms: int, *, is_settled: bool = False
+) -> Change:
     """Return what `operations` make of `base` (NO_RECORD: the key is absent) after folding `entry` (NO_ENTRY: none).
 
     `now_ms` is the coordinator's clock once the promises are in; it can only refuse, never let run (R24).
+
+    `is_settled`: the base is a settled tombstone.  It is never accepted again as it is: it would be a delete anew, over
+    eventual writes whose replicas have removed it before (R38).
     """
     key = _Key(ballot, base, now_ms)
     if entry:
@@ -93,9 +98,17 @@ def apply(ballot: Ballot, base: Record, entry: Entry, operations: list[Operation
     key.window.expire(key.ballot_ms)
     results = [_run(key, operation) for operation in operations]
     needs_accept = key.must_accept or key.changes > 0 or bool(entry)
+    if is_settled and needs_accept and not (key.changes or entry):
+        return Change(base, [_unrecorded(*each) for each in zip(operations, results, strict=True)], False)
     if needs_accept and not key.body:  # a window needs a record to live in; it is no change (R7), so it hides nothing
         key.body = body_pack(ABSENT_VERSION, 0, key.ballot_ms, TOMBSTONE)
     return Change(Record(key.body, key.window.encode()) if key.body else NO_RECORD, results, needs_accept)
+
+
+def _unrecorded(operation: Operation, result: Result) -> Result:
+    """Return what may be told of an operation although no record can say it: a later attempt's refusal is none (R23).
+    The key is about to be absent; asked again, it is refused then."""
+    return result if operation.is_read or operation.is_first_try else Result(UNKNOWN, code="in doubt")
 
 
 def _fold(key: _Key, base: Record, entry: Entry) -> None:

@@ -141,7 +141,7 @@ class Round:
         if stale:
             self.seen = max(self.seen, stale)
             return Step.RETRY
-        outcome = change.apply(self.ballot, base, entry, self.operations, now_ms)
+        outcome = change.apply(self.ballot, base, entry, self.operations, now_ms, is_settled=is_settled)
         if not outcome.needs_accept and self._has_evidence(ballot):
             self.results = outcome.results
             return Step.ANSWERED

@@ -19,7 +19,7 @@ from kvclient.wire.values import BODY_HEADER_BYTES, Ballot
 from kvnode.core.clock import stamp_ms, stamp_of
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record, entry_version
 from kvnode.core.register import Register, Verdict, digest_of
-from kvnode.core.version import version_stamp
+from kvnode.core.version import version_is_absent, version_stamp
 from kvnode.runtime import Clock
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.exchange import Link
@@ -295,10 +295,12 @@ class Replica:
     def _is_stale(self, key: bytes, register: Register, stamp: int, now_ms: int) -> bool:
         """Return whether an eventual write comes so late that it may be older than a purged delete (R37).
 
-        The time is this node's greatest, so that a wall clock that was set back lets nothing through.
+        Nothing but a committed change is known to supersede it.  A proposal may be dead, and a record that only keeps
+        the request window of an absent key supersedes nothing.  The time is this node's greatest, so that a wall clock
+        that was set back lets nothing through.
         """
         image = register.image
-        if not (register.is_absent or image.settled):
+        if not (image.settled or version_is_absent(image.committed.version)):
             return False
         latest_ms = max(now_ms, stamp_ms(self._ceilings.hybrid.last))
         return latest_ms - stamp_ms(stamp) > self.grace_ms(key[2:])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mutants import purge
 from reaping import absent_everywhere, buried, mourning, mourning_until, removed_at
-from schedule import Case, apart, both_ways, catch, claim, seen_by, settle
+from schedule import Case, apart, both_ways, catch, claim, finished, seen_by, settle
 
 from kvclient.wire import messages as m
 
@@ -96,6 +96,53 @@ def tombstones_wait_for_late_writes() -> None:
     claim(world.read("k", b) is None, "a deleted value came back")
 
 
+def late_writes_meet_no_change() -> None:
+    """R37: the same late write, where something of the key is there that deletes nothing: the window of a refused retry
+    (R23), or a proposal of which nobody knows whether it is chosen."""
+    for is_proposal in (False, True):
+        world, a, b, c = mourning(deleted=False)
+        entries = catch(world, m.ENTRY, source=c, target=a)
+        world.write("k", b"late", c)
+        world.run()
+        buried(world, a)
+        assert removed_at(world, a), "the tombstone is still there"
+        if is_proposal:
+            lost = catch(world, m.ACCEPT, source=b, target=c), catch(world, m.ACCEPTED, source=a, target=b)
+            world.put("k", b"proposed", b)
+            world.run()
+            assert all(each.messages for each in lost)
+        else:
+            refused = finished(world, world.put("k", b"v", b, etag="AAAA", attempt=2))
+            assert refused.kind == m.CONFLICT
+        settle(world)
+        entries.pour()
+        world.run()
+        claim(seen_by(world, a) is None, "a deleted value came back")
+
+
+def a_refusal_deletes_nothing() -> None:
+    """R17, R23, R38: one has removed the tombstone and taken an eventual write since; a retry, refused by the others,
+    would have its refusal recorded with the tombstone, which nobody could tell from a later delete."""
+    world, _a, b, c, removals = mourning_until(m.REMOVE)
+    removals.pour(target=c)
+    world.run()
+    assert removed_at(world, c), "the tombstone is still there"
+    entries = catch(world, m.ENTRY, source=c)
+    call = world.write("k", b"new", c)
+    world.run()
+    assert call.kind == m.APPLIED
+    prepares = catch(world, m.PREPARE, target=c)
+    retry = finished(world, world.put("k", b"v", b, etag="AAAA", attempt=2))
+    prepares.stop()
+    entries.stop()
+    settle(world, 1.0)
+    claim(seen_by(world, c) == b"new", "an acknowledged write was lost")
+    claim(world.read("k", c) == b"new", "an acknowledged write was lost")
+    assert retry.outcome == "unknown", retry.answer
+    again = finished(world, world.put("k", b"v", b, etag="AAAA", attempt=3))
+    assert again.kind == m.CONFLICT
+
+
 def a_tombstone_keeps_what_retries_ask_for() -> None:
     """R23, R24: the reply to a create was lost; its retry comes after the key was deleted and gc_grace has passed."""
     world, a, b, _c = mourning(deleted=False, put_first=False)
@@ -142,6 +189,9 @@ CASES = [
     Case("R35", all_replicas_take_part, purge.most_are_all),
     Case("R35", all_settle_before_one_removes, purge.nothing_is_settled),
     Case("R37", late_writes_are_refused, purge.late_writes_are_taken),
+    Case("R37", late_writes_meet_no_change, purge.late_writes_are_taken),
+    Case("R37", late_writes_meet_no_change, purge.only_what_is_absent_is_late),
+    Case("R17, R23, R38", a_refusal_deletes_nothing, purge.refusals_wake_tombstones),
     Case("R35, R37", tombstones_wait_for_late_writes, purge.no_grace_is_given),
     Case("R23, R24, R34", a_tombstone_keeps_what_retries_ask_for, purge.windows_go_with_their_tombstones),
     Case("R36", a_floor_outlives_a_crash, purge.floors_are_not_kept),

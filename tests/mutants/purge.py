@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kvclient.wire.values import NO_BALLOT
-from kvnode.core import operation, register
+from kvnode.core import change, operation, register
 from kvnode.core.proposer import Round
 from kvnode.core.reading import FastRead
 from kvnode.core.record import EMPTY_IMAGE, NO_RECORD
@@ -79,6 +79,21 @@ def no_grace_is_given(patch: pytest.MonkeyPatch) -> None:
 
 def late_writes_are_taken(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replica, "_is_stale", lambda replica, key, register, stamp, now_ms: False)
+
+
+def only_what_is_absent_is_late(patch: pytest.MonkeyPatch) -> None:
+    is_stale = Replica._is_stale
+
+    def stale(self: Any, key: bytes, register: Any, stamp: int, now_ms: int) -> bool:
+        known = register.is_absent or register.image.settled
+        return known and is_stale(self, key, register, stamp, now_ms)
+
+    patch.setattr(Replica, "_is_stale", stale)
+
+
+def refusals_wake_tombstones(patch: pytest.MonkeyPatch) -> None:
+    apply = change.apply
+    patch.setattr(change, "apply", lambda *arguments, is_settled=False: apply(*arguments))
 
 
 def windows_go_with_their_tombstones(patch: pytest.MonkeyPatch) -> None:
