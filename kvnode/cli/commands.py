@@ -22,8 +22,8 @@ import click
 from kvclient.errors import ConfigError, EtagMismatch, InvalidRequest, KvError
 from kvnode import __version__, is_compiled
 from kvnode.cli import operations, show, target, wording
-from kvnode.cli.healing import repair
 from kvnode.cli.operations import address_option, config_option, data_dir_option, json_option
+from kvnode.cli.repair import repair
 from kvnode.local import statefile
 from kvnode.local.statefile import LocalError
 

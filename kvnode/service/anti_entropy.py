@@ -206,6 +206,7 @@ class AntiEntropy:
         return {
             "running": demand.is_running and self.demand is not None,
             "trees": self.progress(),
+            "partners": [self._names[index] for index in self._partners],
             "ranges": demand.ranges,
             "compared": demand.compared + demand.current,
             "differing": demand.differing,

@@ -14,13 +14,14 @@ from typing import Any
 
 import click
 
+from kvclient import options
 from kvnode.cli import show, target
 from kvnode.cli.operations import address_option, config_option, data_dir_option, json_option
 
 POLL_S = 0.25
 _SILENT_MAX = 20
 """Questions without an answer after which a node is given up."""
-HEADERS = ("node", "ranges compared", "differing", "records sent", "repaired", "not compared with")
+HEADERS = ("node", "compared with", "not compared with", "ranges", "differing", "records sent", "repaired")
 
 Facts = dict[str, Any]
 
@@ -35,9 +36,14 @@ def repair(store: str, config: Path | None, address: tuple[str, ...], data_dir: 
     """Compare all copies of all keys now, and repair those that differ.
 
     Nodes do so by themselves every few minutes and when one comes back; this does not wait for that.  It keeps to the
-    repair budget, so clients should not notice.  A node that is down cannot be compared: it is named, and the exit code
-    is 1.
+    repair budget, so clients should not notice.
+
+    Of each pair of nodes the first one compares the ranges that both keep, and its row counts what was sent and changed
+    on either side.  A range is one partition of the stores that have the same number of copies.  A node that is down
+    cannot be compared: it is named, and the exit code is 1.  With --address only those nodes begin.
     """
+    if store:
+        options.store_prefix(store)
     found = target.find(address, config, data_dir)
     started = time.monotonic()
     nodes = asyncio.run(_repair(found, store))
@@ -46,23 +52,31 @@ def repair(store: str, config: Path | None, address: tuple[str, ...], data_dir: 
     if as_json:
         click.echo(show.as_json({"seconds": seconds, "nodes": nodes, "complete": not failed}))
     else:
-        click.echo(_summary(nodes, seconds))
+        click.echo(_summary(nodes, store, seconds, is_complete=not failed))
     sys.exit(1 if failed else 0)
 
 
-def _summary(nodes: list[Facts], seconds: float) -> str:
-    rows = []
+def _summary(nodes: list[Facts], store: str, seconds: float, *, is_complete: bool) -> str:
+    rows: list[list[object]] = []
     for facts in nodes:
         if "error" in facts:
-            rows.append([facts["node"], *("-" for _ in HEADERS[2:]), facts["error"]])
+            rows.append([facts["node"], *("-" for _ in HEADERS[1:])])
         else:
+            failed = facts["failed"]
+            compared = [name for name in facts["partners"] if name not in failed]
             counts = [facts[name] for name in ("compared", "differing", "sent", "repaired")]
-            rows.append([facts["node"], *counts, ", ".join(facts["failed"]) or "-"])
+            rows.append([facts["node"], ", ".join(compared) or "-", ", ".join(failed) or "-", *counts])
     repaired = sum(facts.get("repaired", 0) for facts in nodes)
     differing = sum(facts.get("differing", 0) for facts in nodes)
     ranges = sum(facts.get("compared", 0) for facts in nodes)
-    told = f"{show.counted(repaired, 'key')} repaired; {differing:,} of {show.counted(ranges, 'range')} differed"
-    return f"{show.table(HEADERS, rows, turns=True)}\n{told}; {seconds:g} s"
+    of_store = f" of store {store!r}" if store else ""
+    told = (
+        f"{show.counted(repaired, 'key')}{of_store} repaired; {differing:,} of {show.counted(ranges, 'range')} differed"
+    )
+    errors = [f"{facts['node']}: {facts['error']}" for facts in nodes if "error" in facts]
+    if not is_complete:
+        told += "; not all copies were compared"
+    return "\n".join([show.table(HEADERS, rows, turns=True), *errors, f"{told}; {seconds:g} s"])
 
 
 async def _repair(found: target.Target, store: str) -> list[Facts]:
