@@ -111,11 +111,6 @@ class Ledger:
             if first:
                 self.waiting.move_to_end(key, last=False)
 
-    def put_all_back(self) -> None:
-        """Let everything wait again that was sent, in its order: the link has ended."""
-        for key in reversed(list(self.sent)):
-            self.put_back(key, first=True)
-
 
 class Hints:
     """What is owed to every other node, by node index."""
