@@ -338,7 +338,7 @@ class Node:
         self.membership.on_bound_by(name)
         self.exchanges.on_peer_up(index, link)
         self.healing.on_peer_up(index)
-        _log.info("node %s is up", name)
+        _log.log(logging.WARNING if self.exchanges.losses[index] else logging.INFO, "node %s is up", name)
         self._serve_if_allowed()
 
     def on_peer_lost(self, index: int, link: Link) -> None:
