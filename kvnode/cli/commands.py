@@ -324,9 +324,10 @@ def heal(config: Path | None, data_dir: Path | None) -> None:
 def status(config: Path | None, address: tuple[str, ...], data_dir: Path | None, as_json: bool, watch: bool) -> None:
     """Show every node: state, pid, address, epoch, keys, bytes, clock offset, hints, repairs, load and latency.
 
-    Repairs are keys that were sent to laggards by reads or taken from others by comparisons of hash trees (compared);
-    budget is the part of the repair budget that is used.
     Hints are keys that the node owes to others, which were away: below the table it says to whom, and what was dropped.
+    Repairs are keys that were sent to laggards by reads, or taken from others after comparisons of hash trees; compared
+    are the comparisons that the node has begun (of two nodes the first begins), and budget is the part in use of what
+    it may spend on all of that.
 
     Keys are those of every copy that the node keeps, deleted ones included: counted while they are few, and an estimate
     (~) beyond, in which a key that was written again lately may count twice.  Status questions are no operations.

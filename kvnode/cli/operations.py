@@ -280,7 +280,13 @@ def explain(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Show where KEY lives, what each replica holds of it, and what a strong read would do."""
+    """Show where KEY lives, what each replica holds of it, and what a strong read would do.
+
+    A replica has promised to refuse lower ballots; it may hold an accepted record, which is not known to be chosen, a
+    committed one, which is, and an overlay: an eventual write that no strong operation has taken in yet.  A ballot is
+    written milliseconds.counter@node id/start of the node#number, or "up to" a time for all ballots until then; a
+    version is the ballot of the strong change that it is, or is based on, + the stamp of an eventual write.
+    """
     facts = Cluster(config, address, data_dir).run(store, timeout, lambda kv: kv.explain(key))
     click.echo(show.as_json(facts) if as_json else show.explanation(facts))
 

@@ -155,15 +155,16 @@ def _status_row(node: Mapping[str, Any]) -> list[object]:
 
 
 def status_notes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return one line for each thing that a node cannot finish by itself: deletes that wait for a replica (R35), a
+    """Return one line for each thing that a node cannot finish now: deletes that wait for a replica (R35), a
     ring of another epoch; and for nodes that are far busier than the rest."""
     notes = []
     for node in nodes:
         deleted, proposals = node.get("tombstones") or {}, node.get("proposals") or {}
         for other, count in sorted((deleted.get("waits_for") or {}).items()):
-            notes.append(f"{node['node']}: {counted(count, 'deleted key')} cannot be purged before {other} is back")
+            notes.append(f"{node['node']}: {counted(count, 'deleted key')} to be purged once {other} takes part")
         if proposals.get("undecided", 0) > _UNDECIDED_NOTED:
-            notes.append(f"{node['node']}: {counted(proposals['undecided'], 'proposal')} not known to be chosen")
+            undecided = counted(proposals["undecided"], "proposal")
+            notes.append(f"{node['node']}: {undecided} not known to be chosen yet; rounds settle them")
         notes += _link_notes(node)
     return notes
 
@@ -205,10 +206,9 @@ EXPLAIN_HEADERS = ("replica", "what", "ballot", "version", "value")
 def explanation(facts: Mapping[str, Any]) -> str:
     """Return what EXPLAIN said about a key: its place, each replica's state, and what a strong read would do."""
     replicas = facts["replicas"]
-    agree = "the replicas agree" if facts["agree"] else "the replicas differ"
     silent = sum(1 for replica in replicas if "error" in replica)
-    if silent:
-        agree += f" ({silent} of {len(replicas)} did not answer)"
+    which = f"{silent} of {counted(len(replicas), 'replica')} did not answer; the others" if silent else "the replicas"
+    agree = f"{which} {'differ' if facts['differ'] else 'agree'}"
     return "\n".join(
         (
             f"key {as_json(facts['key'])} of store {facts['store']!r}: partition {facts['partition']},"

@@ -35,10 +35,13 @@ def ballot_ms(ballot: Ballot) -> int:
 
 
 def ballot_text(ballot: Ballot) -> str:
-    """Return a ballot for people: milliseconds.counter@node/incarnation#number; "-" for none."""
+    """Return a ballot for people: milliseconds.counter@node/incarnation#number; "-" for none; "up to" its time for the
+    greatest of a time, which is a promise only."""
     if not ballot:
         return "-"
     stamp, node_id, incarnation, number = _BALLOT.unpack(ballot)
+    if ballot == ballot_greatest_at(stamp):
+        return f"up to {stamp >> 16}.{stamp & 0xFFFF}"
     return f"{stamp >> 16}.{stamp & 0xFFFF}@{node_id:016x}/{incarnation}#{number}"
 
 

@@ -162,13 +162,15 @@ class Inspection:
         self._open.pop(explanation.number, None)
         placement = explanation.placement
         store, _, key = explanation.key[2:].partition(b"\0")
+        differ = _differ(explanation)
         facts = {
             "key": key.decode(),
             "store": store.decode(),
             "partition": int.from_bytes(placement.prefix, "big"),
             "preference": [self._names[index] for index in placement.preference],
             "replicas": [self._replica_facts(explanation, index) for index in placement.owners],
-            "agree": _agree(explanation),
+            "agree": not differ and len(explanation.states) == len(placement.owners),
+            "differ": differ,
             "strong_read": _strong_read(explanation),
         }
         explanation.request.answer((m.RESULT, explanation.request.number, facts))
@@ -214,7 +216,8 @@ def _image(state: Promise) -> Image:
     )
 
 
-def _agree(explanation: _Explanation) -> bool:
+def _differ(explanation: _Explanation) -> bool:
+    """Return whether some of those that answered show something else than others."""
     shown = {
         (
             NO_BALLOT if state.settled else max(state.accepted_ballot, state.committed_ballot),
@@ -222,7 +225,7 @@ def _agree(explanation: _Explanation) -> bool:
         )
         for state in explanation.states.values()
     }
-    return len(shown) == 1 and not explanation.silent
+    return len(shown) > 1
 
 
 def _strong_read(explanation: _Explanation) -> str:

@@ -43,7 +43,7 @@ def test_a_node_that_says_little_is_shown_all_the_same() -> None:
     assert len(row) == len(show.STATUS_HEADERS)
 
 
-def test_an_explanation_names_silent_replicas_and_disagreement() -> None:
+def test_an_explanation_names_silent_replicas_and_says_whether_the_others_agree() -> None:
     state = {"ballot": "b1", "version": "v1", "etag": "e", "value": "5 bytes"}
     text = show.explanation(
         {
@@ -56,10 +56,11 @@ def test_an_explanation_names_silent_replicas_and_disagreement() -> None:
                 {"node": "n2", "error": "not connected"},
             ],
             "agree": False,
+            "differ": False,
             "strong_read": "runs a round",
         }
     )
-    assert "the replicas differ (1 of 2 did not answer); a strong read: runs a round" in text
+    assert "1 of 2 replicas did not answer; the others agree; a strong read: runs a round" in text
     assert [line.split()[:4] for line in text.splitlines()[2:5]] == [
         ["n1", "promised", "b2", "-"],
         ["n1", "committed", "b1", "v1"],
@@ -73,9 +74,9 @@ def test_status_says_for_whom_deleted_keys_wait() -> None:
     waiting = {"node": "n1", "tombstones": {"waits_for": {"n3": 1200, "n2": 1}}, "proposals": {"undecided": 5000}}
     assert show.status_notes([quiet, {"node": "n4", "state": "down"}]) == []
     assert show.status_notes([waiting]) == [
-        "n1: 1 deleted key cannot be purged before n2 is back",
-        "n1: 1,200 deleted keys cannot be purged before n3 is back",
-        "n1: 5,000 proposals not known to be chosen",
+        "n1: 1 deleted key to be purged once n2 takes part",
+        "n1: 1,200 deleted keys to be purged once n3 takes part",
+        "n1: 5,000 proposals not known to be chosen yet; rounds settle them",
     ]
 
 

@@ -176,5 +176,6 @@ def test_a_settled_tombstone_shows_only_entries_flagged_absent_or_later() -> Non
 def test_texts_name_their_parts_and_a_dash_stands_for_none() -> None:
     assert ballot_text(NO_BALLOT) == version_text(NO_VERSION) == "-"
     assert ballot_text(ballot_make((5 << 16) + 2, 10, 3, 4)) == "5.2@000000000000000a/3#4"
+    assert ballot_text(ballot_greatest_at((5 << 16) + 2)) == "up to 5.2"
     assert version_text(version(1, 4)).endswith(" + 4")
     assert version_text(eventual(0, 1)).startswith("no strong change + ")

@@ -164,8 +164,17 @@ def test_an_explanation_names_who_does_not_answer() -> None:
     by_name = {replica["node"]: replica for replica in facts["replicas"]}
     assert by_name[names[1]]["error"] == "not connected"
     assert by_name[names[2]]["error"] == "no answer in time"
-    assert not facts["agree"]
+    assert (facts["agree"], facts["differ"]) == (False, False)
     assert "too few" in facts["strong_read"]
+
+
+def test_an_explanation_without_an_answer_in_time_is_no_agreement() -> None:
+    world, a, _, c = trio()
+    put(world, b"v", a)
+    settle(world)
+    catch(world, m.READ, target=c)
+    facts = explained(world, a)
+    assert (facts["agree"], facts["differ"]) == (False, False)
 
 
 def test_an_explanation_tells_of_an_overlay_and_of_undecided_proposals() -> None:
@@ -177,7 +186,7 @@ def test_an_explanation_tells_of_an_overlay_and_of_undecided_proposals() -> None
     assert "overlay" in explained(world)["strong_read"]
     propose_and_die(world, c, lambda: world.put("k", b"maybe", c))
     facts = explained(world)
-    assert not facts["agree"]
+    assert (facts["agree"], facts["differ"]) == (False, True)
     assert sum(replica["accepted"] is not None for replica in facts["replicas"]) == 1
 
 
