@@ -1,7 +1,9 @@
-"""Everything that finds and mends differences between replicas in the background, put together.
+"""Anti-entropy, put together: how differences between replicas are found and mended that nobody remembers.
 
 Decides: nothing; it builds the parts, and hands on what happens to the node.  See `anti_entropy` for when replicas are
-compared, `mending` for what they send each other, `trees` for what they compare, `pace` for how fast.
+compared, `mending` for what they send each other, `trees` for what they compare, `pace` for how fast.  The other things
+that heal are elsewhere: what is remembered in `handoff`, what reads meet in `commits`, what was left undecided or was
+deleted in `upkeep`.
 """
 
 from __future__ import annotations

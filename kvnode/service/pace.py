@@ -1,4 +1,4 @@
-"""The repair budget of this node, on its clock: what everything that heals asks before it sends.
+"""The repair budget of this node, on its clock: what hand-off, anti-entropy, resolver and purge ask before they send.
 
 Decides: how often the budget looks at the latency of clients' requests.  Leaves to others: the rule (`core.budget`).
 """
