@@ -104,6 +104,11 @@ class Store:
         """The name of this store."""
         return self._name
 
+    @property
+    def timeout_max(self) -> float:
+        """The longest `timeout` that the cluster takes, in seconds."""
+        return self._table.timeout_s_max
+
     # -- reads
 
     async def get(

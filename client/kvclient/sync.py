@@ -158,6 +158,11 @@ class Store:
         """The name of this store."""
         return self._store.name
 
+    @property
+    def timeout_max(self) -> float:
+        """The longest `timeout` that the cluster takes, in seconds."""
+        return self._store.timeout_max
+
     def get(
         self,
         key: str,

@@ -57,6 +57,7 @@ class Kind(Enum):
     UNAVAILABLE = auto()
     UNKNOWN = auto()
     FAILED = auto()
+    FORBIDDEN = auto()
 
 
 class Row(NamedTuple):
@@ -91,6 +92,7 @@ TABLE: Mapping[Kind, Row] = {
     Kind.UNAVAILABLE: Row(503, "UNAVAILABLE"),
     Kind.UNKNOWN: Row(504, "DEADLINE_EXCEEDED"),
     Kind.FAILED: Row(500, "INTERNAL"),
+    Kind.FORBIDDEN: Row(403, "PERMISSION_DENIED", "ERR_SHUTDOWN_NOT_ALLOWED"),
 }
 
 _WORDS = {
@@ -231,6 +233,13 @@ def unknown_operation(operation: str) -> StateError:
 def no_query(store: str) -> StateError:
     """Nobody can query."""
     return StateError(Kind.QUERY, "state store does not support querying", store=store)
+
+
+def no_shutdown() -> StateError:
+    """The gateway is not configured to be stopped by a request."""
+    return StateError(
+        Kind.FORBIDDEN, "requests may not stop this gateway: stop its process, or allow it in its configuration"
+    )
 
 
 def failed(call: Call, store: str, key: str, error: KvError) -> StateError:

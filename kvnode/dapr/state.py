@@ -17,8 +17,10 @@ Leaves to others: the words of requests (`options`), what the failures look like
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import copy
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple, TypeVar
@@ -84,6 +86,19 @@ class StateStore:
         self._store = kv.store(settings.store, consistency=settings.consistency, ttl=ttl)
         self._prefix = settings.key_prefix
         self._has_prefixed_keys = has_prefixed_keys
+        self._ends_at_s: float | None = None
+
+    def within(self, timeout_s: float | None) -> StateStore:
+        """Return this store for one request of a caller who waits `timeout_s` seconds at most, from now.
+
+        None: the caller does not say, and each operation has the cluster's default.  Time beyond what the cluster
+        takes is not used.
+        """
+        if timeout_s is None:
+            return self
+        limited = copy.copy(self)
+        limited._ends_at_s = asyncio.get_running_loop().time() + timeout_s
+        return limited
 
     # -- reads
 
@@ -91,7 +106,7 @@ class StateStore:
         """Return what stands under a key, or None if it is absent, deleted or expired."""
         name = self._name(key)
         try:
-            item = await self._store.get(name, consistency=consistency)
+            item = await self._store.get(name, consistency=consistency, timeout=self._left_s())
             return None if item is None else _entry(key, item)
         except KvError as error:
             raise errors.failed(Call.GET, self.name, key, error) from error
@@ -106,7 +121,7 @@ class StateStore:
         names = {key: self._name(key) for key in keys}
 
         async def one(key: str) -> Entry | None:
-            item = await self._store.get(names[key], consistency=consistency)
+            item = await self._store.get(names[key], consistency=consistency, timeout=self._left_s())
             return None if item is None else _entry(key, item)
 
         in_flight_max = parallelism if parallelism > 0 else IN_FLIGHT_MAX
@@ -178,7 +193,7 @@ class StateStore:
             raise errors.no_transactions(self.name, "over several keys: put what belongs together under one key")
         steps = [step for operation in operations for step in _steps(operation)]
         try:
-            await self._store.transact(names.pop(), steps)
+            await self._store.transact(names.pop(), steps, timeout=self._left_s())
         except KvError as error:
             raise errors.failed(Call.TRANSACTION, self.name, key, error) from error
 
@@ -192,19 +207,24 @@ class StateStore:
             consistency=save.consistency,
             concurrency=save.concurrency,
             ttl=save.ttl,
+            timeout=self._left_s(),
         )
         return item.etag
 
     async def _remove(self, name: str, delete: Delete) -> None:
         if delete.concurrency == "first-write" and not delete.etag:
             # Only an absent key can be what the caller has seen, and then there is nothing to delete.
-            if (item := await self._store.get(name, consistency="strong")) is not None:
+            if (item := await self._store.get(name, consistency="strong", timeout=self._left_s())) is not None:
                 raise kvclient.EtagMismatch(
                     f"{delete.key!r:.80} is there (ETag {item.etag}): a first-write delete needs the ETag", item
                 )
             return
         await self._store.delete(
-            name, etag=delete.etag or None, consistency=delete.consistency, concurrency=delete.concurrency
+            name,
+            etag=delete.etag or None,
+            consistency=delete.consistency,
+            concurrency=delete.concurrency,
+            timeout=self._left_s(),
         )
 
     async def _each(
@@ -220,6 +240,15 @@ class StateStore:
         for wave in _waves(names):
             results |= await each(wave, numbered)
         return [self._told(call, request.key, results[number]) for number, request in enumerate(requests)]
+
+    def _left_s(self) -> float | None:
+        """Return the seconds that are left for one operation, None if the caller did not say."""
+        if self._ends_at_s is None:
+            return None
+        left_s = self._ends_at_s - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            raise kvclient.DeadlineExceeded("the caller's time was up before the operation began: nothing was sent")
+        return min(left_s, self._store.timeout_max)
 
     def _told(self, call: Call, key: str, result: Done | KvError) -> Done | StateError:
         return errors.failed(call, self.name, key, result) if isinstance(result, KvError) else result

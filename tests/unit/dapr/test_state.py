@@ -300,3 +300,32 @@ async def test_a_token_that_no_page_gave_is_refused(store: StateStore, token: st
 
 async def test_a_page_must_have_room(store: StateStore) -> None:
     await refused(store.keys(limit=0), Kind.MALFORMED)
+
+
+# -- a caller's time
+
+
+async def test_a_request_that_waits_so_long_is_given_no_more_by_the_cluster(cluster: Any, store: StateStore) -> None:
+    limited = store.within(2.0)
+    assert store.within(None) is store
+    await limited.get("k")
+    await limited.save(Save("k", b"1"))
+    await limited.save_many([Save("k", b"2"), Save("k", b"3")])
+    await limited.delete(Delete("k"))
+    await limited.transact([Save("k", b"5")])
+    limits_ms = [request[5] for request in cluster.requests(m.GET)]
+    limits_ms += [request[4] for request in cluster.requests(m.WRITE)]
+    limits_ms += [request[8] - request[7] for request in cluster.requests(m.MUTATE)]
+    assert len(limits_ms) == 6
+    assert all(0 < limit_ms <= 2000 for limit_ms in limits_ms)
+    await store.within(100_000.0).get("k")  # more than the cluster takes
+    assert cluster.requests(m.GET)[-1][5] == 3_600_000
+
+
+async def test_what_begins_after_the_callers_time_is_not_sent(cluster: Any, store: StateStore) -> None:
+    late = store.within(0.0)
+    for work in (late.get("k"), late.save(Save("k", b"1")), late.delete(Delete("k")), late.transact([Save("k", b"1")])):
+        assert (await refused(work, Kind.UNAVAILABLE)).outcome == "not applied"
+    results = await late.save_many([Save("a", b"1"), Save("b", b"1")])
+    assert all(isinstance(result, StateError) for result in results)
+    assert not cluster.requests()
