@@ -296,8 +296,8 @@ def test_a_strong_write_without_a_majority_is_refused_with_code_4(cluster: Any) 
 
 
 def test_a_strong_write_that_nobody_answers_ends_with_code_5(cluster: Any) -> None:
-    cluster.kvnode("pause", "n2")
-    cluster.kvnode("pause", "n3")
+    cluster.tell("pause", "n2")
+    cluster.tell("pause", "n3")
     done = cluster.kvnode("put", "k", "1", "--consistency", "strong", "--timeout", "1")
     assert "may or may not" in sentence(done, 5)
 
