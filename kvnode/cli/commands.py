@@ -327,7 +327,7 @@ def status(config: Path | None, address: tuple[str, ...], data_dir: Path | None,
     Hints are keys that the node owes to others, which were away: below the table it says to whom, and what was dropped.
     Repairs are keys that were sent to laggards by reads, or taken from others after comparisons of hash trees; compared
     are the comparisons that the node has begun (of two nodes the first begins), and budget is the part in use of what
-    it may spend on all of that.
+    it may spend on healing.  Late says how much later than it should the node comes to do things: how busy it is.
 
     Keys are those of every copy that the node keeps, deleted ones included: counted while they are few, and an estimate
     (~) beyond, in which a key that was written again lately may count twice.  Status questions are no operations.
