@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from kvclient import Consistency
 
@@ -71,3 +72,23 @@ class GatewaySettings:
     allow_shutdown: bool = False
     """Whether a request may stop the gateway (`POST /v1.0/shutdown`)."""
     bounds: Bounds = Bounds()
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSettings:
+    """Everything that the component's process needs to know."""
+
+    seeds: tuple[str, ...]
+    """"host:port" of the cluster's nodes."""
+    cluster: str
+    """The cluster's name; another one is refused."""
+    directory: Path
+    """Where it keeps what its instances were told; it has the directory for itself."""
+    socket: Path | None = None
+    """Where it listens; the file's name without `.sock` is the component's.  None: where sidecars look (`sockets`)."""
+    socket_mode: int = 0o660
+    """Who may connect, as of a file; the sidecar may run as another user of the group."""
+    bounds: Bounds = Bounds(body_bytes_max=64 * 1024 * 1024)
+    """A sidecar may take larger bodies than the default, and sends several items in one message."""
+    drain_s: float = 10.0
+    """Seconds that calls under way have to end when it stops."""
