@@ -3,8 +3,8 @@
 Decides: which concrete class stands behind each protocol, who hears what the network says, and the order of start and
 stop.  Leaves to others: everything that a node does, and the process that it lives in (`process`).
 
-    start   make a first ceiling durable (R3) -> listen and dial -> wait until enough of the others know a new directory
-            (R1) -> serve
+    start   make a first ceiling durable (R3) -> listen and dial -> wait until enough of the others know a new
+            directory, or none that can be reached refuses a known one (R1) -> vote and serve
     stop    refuse new requests -> finish those in flight -> send and write what is owed -> close links -> sync
 """
 
@@ -25,6 +25,7 @@ from kvnode.net.listener import Listener
 from kvnode.net.peers import Peers
 from kvnode.runtime import Runtime
 from kvnode.service import exchange
+from kvnode.service.age import Age
 from kvnode.service.catalogue import table_for_clients
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.commits import Commits
@@ -51,6 +52,8 @@ from kvnode.storage.engine import Engine
 EPOCH = 1
 """The ring's epoch; it stays 1 until membership can change (R39)."""
 SWEEP_S = 0.05
+_VOTES = (m.PREPARE, m.ACCEPT, m.READ, m.ANCHOR, m.SETTLE, m.REMOVE)
+"""What a node must not answer from a directory that has forgotten something."""
 
 _log = logging.getLogger("kvnode")
 
@@ -74,7 +77,8 @@ class Node:
         self.runtime = runtime = Runtime(self.clock, runtime.rng, runtime.timers)
         self.engine = engine
         self.home = config.node_index(identity.name)
-        self.membership = Membership(config, identity, EPOCH, engine, is_new=is_new)
+        self.age = Age(engine, runtime.clock)
+        self.membership = Membership(config, identity, EPOCH, engine, self.age, is_new=is_new)
         self.placements = Placements(config, self.home)
         self.statistics = Statistics(runtime.clock)
         self.pace = Pace(config.limits, runtime.clock, self.statistics)
@@ -92,21 +96,22 @@ class Node:
         self.on_refusal: Callable[[str], None] = _log.error
         self.process_facts: Callable[[], dict[str, Any]] = dict
         self._started_s = runtime.clock.monotonic_s()
+        self._votes: dict[int, Callable[[Any, Any], None]] = {}
+        """The handlers that vote, while this node may still be refused (R1)."""
 
     def _build_replica(self, identity: Identity) -> None:
         """Make what holds this node's copies."""
         engine, clock, limits = self.engine, self.runtime.clock, self.config.limits
         issuer = BallotIssuer(identity.node_id, identity.incarnation)
-        self.ceilings = Ceilings(engine, clock, issuer, limits.max_offset_ms)
+        self.ceilings = Ceilings(engine, clock, issuer, limits.max_offset_ms, self.age)
         self.registers = Registers(
-            engine,
-            limits.registers_max,
-            limits.register_bytes_max,
-            limits.undecided_max,
+            engine, limits.registers_max, limits.register_bytes_max, limits.undecided_max,
             self.ceilings.restart_promise,
-        )
+        )  # fmt: skip
         unsynced = {name.encode() for name, store in self.config.stores.items() if store.durability == "os"}
-        self.replica = Replica(engine, self.registers, self.ceilings, clock, EPOCH, limits.max_offset_ms, unsynced)
+        self.replica = Replica(
+            engine, self.registers, self.ceilings, self.age, clock, EPOCH, limits.max_offset_ms, unsynced
+        )
         self.replica.charge = self.pace.take_in
         self.healing = Healing(
             self.config, self.home, self.placements, self.registers, self.replica, self.exchanges,
@@ -127,56 +132,25 @@ class Node:
         self.handoff.settle, self.handoff.may_spend = self.consensus.settle, self.pace.take
         self.healing.anti_entropy.is_owed = self.handoff.owes
         self.reads = StrongReads(
-            names=names,
-            home=self.home,
-            exchanges=exchanges,
-            registers=registers,
-            replica=self.replica,
-            commits=self.commits,
-            runtime=runtime,
-            limits=limits,
-            epoch=EPOCH,
-            statistics=self.statistics,
-        )
+            names=names, home=self.home, exchanges=exchanges, registers=registers, replica=self.replica,
+            commits=self.commits, runtime=runtime, limits=limits, epoch=EPOCH, statistics=self.statistics,
+        )  # fmt: skip
         self.consensus.reads, self.reads.consensus = self.reads, self.consensus
         self.eventual = Eventual(
-            names=names,
-            home=self.home,
-            exchanges=exchanges,
-            registers=registers,
-            ceilings=self.ceilings,
-            commits=self.commits,
-            consensus=self.consensus,
-            handoff=self.handoff,
-            statistics=self.statistics,
-            runtime=runtime,
-            node_id=identity.node_id,
-            epoch=EPOCH,
-        )
+            names=names, home=self.home, exchanges=exchanges, registers=registers, ceilings=self.ceilings,
+            commits=self.commits, consensus=self.consensus, handoff=self.handoff, statistics=self.statistics,
+            runtime=runtime, node_id=identity.node_id, epoch=EPOCH,
+        )  # fmt: skip
         self.fallback = Fallback(self.eventual, self.ceilings, self.handoff, runtime, identity.node_id)
         self.inspection = Inspection(
-            names=names,
-            exchanges=exchanges,
-            registers=registers,
-            engine=self.engine,
-            runtime=runtime,
-            epoch=EPOCH,
-            partitions=self.config.partitions,
-            page_max=limits.scan_page_max,
-            facts=self.facts,
-        )
+            names=names, exchanges=exchanges, registers=registers, engine=self.engine, runtime=runtime, epoch=EPOCH,
+            partitions=self.config.partitions, page_max=limits.scan_page_max, facts=self.facts,
+        )  # fmt: skip
         self.coordinator = Coordinator(
-            placements=self.placements,
-            exchanges=exchanges,
-            consensus=self.consensus,
-            eventual=self.eventual,
-            fallback=self.fallback,
-            inspection=self.inspection,
-            anti_entropy=self.healing.anti_entropy,
-            statistics=self.statistics,
-            runtime=runtime,
-            limits=limits,
-        )
+            placements=self.placements, exchanges=exchanges, consensus=self.consensus, eventual=self.eventual,
+            fallback=self.fallback, inspection=self.inspection, anti_entropy=self.healing.anti_entropy,
+            statistics=self.statistics, runtime=runtime, limits=limits,
+        )  # fmt: skip
 
     def _build_network(self, dialled: Mapping[str, tuple[str, int]]) -> None:
         """Make what connects this node to clients, to its peers, and to itself."""
@@ -189,7 +163,7 @@ class Node:
         self.health.in_flight = lambda: self.statistics.in_flight
         self.health.commit_s = lambda: self.ceilings.commit_s
         home_link = HomeLink(self.home)
-        home_link.deliver = self._deliver
+        home_link.deliver = lambda link, message: self._table[message[0]](link, message)
         self.exchanges.on_peer_up(self.home, home_link)
 
     def _handlers(self) -> dict[int, Callable[[Any, Any], None]]:
@@ -204,10 +178,8 @@ class Node:
             m.FORWARD: self.coordinator.on_forward,
             m.UNKNOWN_BALLOT: self.commits.on_unknown_ballot,
             m.REFUSED: self.handoff.on_refused,
+            m.AGED: lambda link, message: self.membership.on_aged(self.config.nodes[link.index].id, *message[1:]),
         }
-
-    def _deliver(self, link: HomeLink, message: Message) -> None:
-        self._table[message[0]](link, message)
 
     # -- start and stop
 
@@ -216,8 +188,11 @@ class Node:
         ready = asyncio.get_running_loop().create_future()
         self.ceilings.start(lambda: ready.set_result(None))
         await ready
+        self._hold_votes()
+        self.age.on_raised = self._tell_age
         await self.listener.start()
         await self.peers.start()
+        self.runtime.timers.call_later(self.config.limits.heartbeat_s, self._wait_no_longer)
         self._sweep()
         self.healing.start()
         self._serve_if_allowed()
@@ -225,8 +200,23 @@ class Node:
     def _serve_if_allowed(self) -> None:
         if self.state == "joining" and self.membership.may_serve:
             self.state = "serving"
+            self._table.update(self._votes)
             self.coordinator.is_serving = True
             self.on_serving()
+
+    def _hold_votes(self) -> None:
+        """Refuse what asks for a vote until this node serves: its directory may be a backup, and the others know."""
+        self._votes = {kind: self._table[kind] for kind in _VOTES}
+
+        def refuse(link: Any, message: Message) -> None:
+            link.send((m.REFUSED, message[1], "not-connected", "this node has just started and does not vote yet"))
+
+        self._table.update(dict.fromkeys(_VOTES, refuse))
+
+    def _wait_no_longer(self) -> None:
+        """Who could not be asked about this node by now may not be there."""
+        self.membership.wait_no_longer()
+        self._serve_if_allowed()
 
     async def stop(self) -> None:
         """Drain and stop: what was acknowledged is on disk, what is owed is sent, and every link has its GOODBYE."""
@@ -261,6 +251,7 @@ class Node:
             return
         now_s = self.runtime.clock.monotonic_s()
         self.health.sweep(now_s)
+        self.age.sweep(now_s)
         self.consensus.sweep(now_s)
         self.reads.expire(self.runtime.clock.wall_ms())
         self.eventual.sweep(now_s)
@@ -316,6 +307,8 @@ class Node:
 
     def on_lost(self, link: Link) -> None:
         """A client or a peer that had dialled has gone; its requests run to their end and find nobody."""
+        if link.kind == "node" and link.was_dismissed and link.code == "identity":
+            self.on_refused(link.index, link.code, link.reason)
 
     # -- called by the peers
 
@@ -338,7 +331,18 @@ class Node:
         self.membership.on_bound_by(name)
         self.exchanges.on_peer_up(index, link)
         self.healing.on_peer_up(index)
+        link.send((m.AGED, self.membership.own.process, self.age.durable))
         _log.log(logging.WARNING if self.exchanges.losses[index] else logging.INFO, "node %s is up", name)
+        self._serve_if_allowed()
+
+    def _tell_age(self, age: int) -> None:
+        for link in self.peers.links:
+            if link is not None:
+                link.send((m.AGED, self.membership.own.process, age))
+
+    def on_unreachable(self, index: int) -> None:
+        """A peer cannot say whether it refuses this node."""
+        self.membership.on_unreachable(self.config.nodes[index].id)
         self._serve_if_allowed()
 
     def on_peer_lost(self, index: int, link: Link) -> None:
@@ -390,6 +394,7 @@ class Node:
             **self.upkeep.facts(),
             "superseded": self.replica.superseded,
             "incarnation": self.membership.own.incarnation,
+            "age": self.age.durable,
             "uptime_s": round(clock.monotonic_s() - self._started_s, 3),
             **self.process_facts(),
         }

@@ -137,7 +137,7 @@ async def _serve(node: Node, loop: asyncio.AbstractEventLoop) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)  # nearly nothing here is cyclic; the default looks at it 30 times as often
-    if node.state == "joining":
+    if node.state == "joining" and node.membership.is_new:
         _log.info("waiting for more than half of the other nodes to learn this new directory's identity")
     await stopped.wait()
     _log.info("draining")

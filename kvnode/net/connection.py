@@ -89,6 +89,9 @@ class PeerHandler(Protocol):
         """Hear that node `index` has answered the heartbeat sent at `sent_s`, by the monotonic clock, so everything
         that was sent to it before has been received; and its epoch and load, as in PULSE."""
 
+    def on_unreachable(self, index: int) -> None:
+        """Hear that a link to node `index` could not be made, or has ended; it will be tried again."""
+
     def on_refused(self, index: int, code: str, text: str) -> None:
         """Hear that node `index` answered our HELLO with GOODBYE; after the code "identity" it is not dialled again."""
 
@@ -161,7 +164,7 @@ class Link(asyncio.Protocol):
         Returns False if nothing was queued: the link has ended, its outbox is full, or the message exceeds the frame
         limit.  True promises nothing about arrival.  The message may be changed afterwards: it is packed at once.
         """
-        if self._is_held and not self._has_room():
+        if self._is_held and not (self.is_open and self.unsent_bytes < self._limits.outbox_bytes_max):
             return False
         packed = pack(message)
         outbox = self._outbox
@@ -213,9 +216,6 @@ class Link(asyncio.Protocol):
     def unsent_bytes(self) -> int:
         """Bytes that were queued and that the operating system has not taken yet."""
         return self._outbox_bytes + self._transport.get_write_buffer_size()
-
-    def _has_room(self) -> bool:
-        return self.is_open and self.unsent_bytes < self._limits.outbox_bytes_max
 
     def _has_ended(self) -> bool:
         return not self.is_open

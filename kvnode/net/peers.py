@@ -173,6 +173,7 @@ class Peers:
             if link.code == "identity":
                 return
         self._retry(peer, f"{link.code}: {link.reason}")
+        self._handler.on_unreachable(peer.index)
 
     def on_disconnected(self, link: Link) -> None:
         """Forget the connection."""
@@ -201,6 +202,7 @@ class Peers:
                 await loop.create_connection(make_link, peer.host, peer.port)
         except (OSError, UnicodeError) as error:  # a timeout is an OSError
             self._retry(peer, f"cannot connect: {str(error) or 'no answer'}")
+            self._handler.on_unreachable(peer.index)
         finally:
             peer.attempt = None
 

@@ -16,6 +16,7 @@ from kvclient.wire.values import Ballot
 from kvnode.core.clock import HybridClock
 from kvnode.core.version import BallotIssuer, ballot_greatest_at
 from kvnode.runtime import Clock
+from kvnode.service.age import Age
 from kvnode.storage.engine import Engine
 
 _META = "ceiling"
@@ -24,7 +25,7 @@ _META = "ceiling"
 class Ceilings:
     """Issues stamps and ballots below a durable ceiling."""
 
-    def __init__(self, engine: Engine, clock: Clock, issuer: BallotIssuer, max_offset_ms: int) -> None:
+    def __init__(self, engine: Engine, clock: Clock, issuer: BallotIssuer, max_offset_ms: int, age: Age) -> None:
         stored = engine.load_meta(_META)
         durable = int.from_bytes(stored, "big") if stored else 0
         self.restart_promise = ballot_greatest_at(durable) if stored else Ballot(b"")
@@ -33,6 +34,7 @@ class Ceilings:
         self._engine = engine
         self._clock = clock
         self._issuer = issuer
+        self._age = age
         self._renewing = 0
         self._started_s = 0.0
         self.commit_s = 0.0
@@ -80,6 +82,7 @@ class Ceilings:
         # Never below the one that stands: promises up to it were made without a sync (R11).
         self._renewing = max(self.hybrid.next_ceiling(physical_ms), above + 1, self.hybrid.ceiling)
         self._started_s = self._clock.monotonic_s()
+        self._age.note()
         self._engine.put_meta(_META, self._renewing.to_bytes(8, "big"), sync=True, then=self._on_durable)
 
     def _on_durable(self) -> None:

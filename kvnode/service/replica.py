@@ -21,6 +21,7 @@ from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record, entry_
 from kvnode.core.register import Register, Verdict, digest_of
 from kvnode.core.version import version_is_absent, version_stamp
 from kvnode.runtime import Clock
+from kvnode.service.age import Age
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.exchange import Link
 from kvnode.service.registers import CachedRegister, Registers, is_mortal
@@ -61,6 +62,7 @@ class Replica:
         engine: Engine,
         registers: Registers,
         ceilings: Ceilings,
+        age: Age,
         clock: Clock,
         epoch: int,
         max_offset_ms: int,
@@ -69,6 +71,8 @@ class Replica:
         self._engine = engine
         self._registers = registers
         self._ceilings = ceilings
+        self.age = age
+        """Must hear of whatever is put before an answer."""
         self._clock = clock
         self._epoch = epoch
         self._max_offset_ms = max_offset_ms
@@ -341,6 +345,8 @@ class Replica:
         """Write the register's row; `reply` leaves when it is durable."""
         image = register.image
         self._registers.on_put(register)
+        if not self.age.is_noted:
+            self.age.note()
         is_synced = not self._unsynced_stores or key[2 : key.index(0, 2)] not in self._unsynced_stores
         self._engine.put(key, image, sync=is_synced, then=_Answer(register, image, link, reply))
 

@@ -99,6 +99,7 @@ class Tombstones:
         def on_durable() -> None:
             link.send((m.PURGED, number, m.PURGE_DONE, 0))
 
+        self._replica.age.note()
         self._registers.remove(register, on_durable)
 
     # -- rows that hold nothing but a promise
@@ -117,6 +118,7 @@ class Tombstones:
         if ballot_ms(image.promised) < old_ms:
             register = self._registers.get(key)
             if register.forget_promise(ballot_greatest_at(stamp_of(old_ms))) is Verdict.DONE:
+                self._replica.age.note()
                 self._registers.remove(register, _nothing)
 
     # -- shared

@@ -41,6 +41,10 @@ def no_promise_is_synced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("kvnode.service.ceilings.Ceilings.covers", lambda ceilings, ballot: True)
 
 
+def backups_are_not_told(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("kvnode.service.membership.Membership._judge_age", lambda *arguments, **options: None)
+
+
 def answers_do_not_wait_for_the_disk(patch: pytest.MonkeyPatch) -> None:
     honest: Any = Replica._put
 

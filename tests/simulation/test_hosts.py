@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from simulation.loop import SimDefect
 from simulation.small import VOLATILE, put, put_until_refused, read, run, world_of
 
 import kvclient
+from kvclient.wire import messages as m
 from kvnode.core.record import Image
 from kvnode.storage.engine import DamagedRow, StorageError
 
@@ -101,6 +103,85 @@ def test_an_old_copy_of_a_directory_is_refused() -> None:
         assert "copy or an old backup" in str(world.hosts[0].death)
 
     run(world, main())
+
+
+def test_a_copy_that_was_taken_while_the_process_ran_is_refused_by_whoever_heard_of_a_later_age() -> None:
+    """R1, R44: its incarnation is the next one, as it should be."""
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        await asyncio.sleep(2)
+        backup = world.hosts[0].backup()
+        await put(world, "k", "v")
+        await asyncio.sleep(1.5)
+        world.crash(0)
+        world.hosts[0].restore(backup)
+        world.start(0)
+        await asyncio.sleep(5)
+        assert not world.hosts[0].is_up
+        assert "it is a backup, or its machine went back to a snapshot" in str(world.hosts[0].death)
+        assert await read(world, "k") == "v"
+
+    run(world, main())
+
+
+def test_a_copy_of_what_did_not_change_since_may_be_put_back() -> None:
+    """It lacks nothing."""
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        await put(world, "k", "v")
+        await asyncio.sleep(3)
+        backup = world.hosts[0].backup()
+        await asyncio.sleep(60)
+        world.crash(0)
+        world.hosts[0].restore(backup)
+        world.start(0)
+        await world.serving(0)
+        assert world.hosts[0].is_serving
+        assert await read(world, "k") == "v"
+
+    run(world, main())
+
+
+def test_a_restarted_node_votes_and_serves_only_after_the_others_could_refuse_it() -> None:
+    """R1: a bounded time, for one of them may not answer at all."""
+    world = world_of()
+
+    async def main() -> None:
+        await world.serving()
+        world.crash(0)
+        world.network.block("n1", "n3")
+        began_ms = world.now_ms
+        world.start(0)
+        await asyncio.sleep(0.5)
+        host = world.hosts[0]
+        assert not host.is_serving
+        assert host.node.peers.links[1] is not None
+        said: list[Any] = []
+        host.node.exchanges.links[0].deliver(Listening(said), (m.READ, 7, 1, b"\0\0default\0k", 0))  # type: ignore[union-attr]
+        assert [message[:3] for message in said] == [(m.REFUSED, 7, "not-connected")]
+        await world.serving(0)
+        assert 900 < world.now_ms - began_ms < 1500
+        host.node.exchanges.links[0].deliver(Listening(said), (m.READ, 8, 1, b"\0\0default\0k", 0))  # type: ignore[union-attr]
+        assert said[-1][0] == m.DIGEST
+
+    run(world, main())
+
+
+class Listening:
+    """A link that keeps what is sent over it."""
+
+    index, requests = 1, 0
+
+    def __init__(self, said: list[Any]) -> None:
+        self._said = said
+
+    def send(self, message: Any) -> bool:
+        self._said.append(message)
+        return True
 
 
 def test_damage_that_nobody_made_is_a_defect() -> None:

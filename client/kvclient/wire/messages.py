@@ -39,8 +39,10 @@ PULSE: Final = _kind(5, int, int, int, int, int, int)
 
 HELLO_FIELDS: Final = {"protocol": int, "cluster": str, "role": str}
 """role "client" (cluster may be "": any) or "node"; a node adds NODE_FIELDS."""
-NODE_FIELDS: Final = {"name": str, "node_id": int, "incarnation": int, "process": int, "epoch": int}
-WELCOME_FIELDS: Final = {"protocol": int, "cluster": str, "time_ms": int, **NODE_FIELDS}
+_IDENTITY_FIELDS: Final = {"name": str, "node_id": int, "incarnation": int, "process": int, "epoch": int}
+NODE_FIELDS: Final = {**_IDENTITY_FIELDS, "found": int, "age": int}
+"""`found` and `age`: how old its data directory was when the process began, and is now (R1)."""
+WELCOME_FIELDS: Final = {"protocol": int, "cluster": str, "time_ms": int, **_IDENTITY_FIELDS}
 """To a client also: nodes [[name, host, port]], preference [[node index per partition, best first]],
 stores {name: {field: value}}, limits {field: value}, serving (bool)."""
 
@@ -95,6 +97,7 @@ WRITTEN: Final = _kind(43, int, int)  # id, superseded 0/1
 FORWARD: Final = _kind(44, int, list)  # id, a client's request -> FORWARDED
 FORWARDED: Final = _kind(45, int, list)  # id, the answer to it
 MARKS: Final = _kind(46, int, list)  # epoch, [key, ballot, key, ballot, ...]: commits without records
+AGED: Final = _kind(47, int, int)  # the sender's process, the age that its data directory has now (R1): no answer
 # -- purge of a tombstone (R35); the ballot is that of the identity round that all N accepted
 ANCHOR: Final = _kind(60, int, int, bytes, bytes)  # id, epoch, key, ballot: step 1, note since when it is committed
 SETTLE: Final = _kind(61, int, int, bytes, bytes)  # id, epoch, key, ballot: step 2

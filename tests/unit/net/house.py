@@ -16,7 +16,7 @@ from kvnode.config import Limits
 from kvnode.net.connection import Link, Refusal
 from kvnode.net.listener import Listener
 
-NODE = {"name": "n2", "node_id": 2, "incarnation": 1, "process": 9, "epoch": 1}
+NODE = {"name": "n2", "node_id": 2, "incarnation": 1, "process": 9, "epoch": 1, "found": 3, "age": 4}
 CLIENT_HELLO: dict[str, Any] = {"protocol": PROTOCOL_VERSION, "cluster": "", "role": "client"}
 NODE_HELLO: dict[str, Any] = {"protocol": PROTOCOL_VERSION, "cluster": "c", "role": "node", **NODE}
 WELCOME_FIELDS: dict[str, Any] = {"protocol": PROTOCOL_VERSION, "cluster": "c", "time_ms": 5, **NODE, "name": "n1"}

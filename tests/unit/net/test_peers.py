@@ -63,6 +63,9 @@ class Caller:
     def on_heartbeat(self, index: int, sent_s: float, pulse: tuple[int, int, int, int]) -> None:
         self._note("heartbeat", index, sent_s, pulse)
 
+    def on_unreachable(self, index: int) -> None:
+        self._note("unreachable", index)
+
     def on_refused(self, index: int, code: str, text: str) -> None:
         self._note("refused", index, code, text)
 

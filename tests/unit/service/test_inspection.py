@@ -11,6 +11,7 @@ from world import Call, World, name_of
 from kvclient.wire import messages as m
 from kvclient.wire.values import body_content
 from kvnode.config import StoreConfig
+from kvnode.service.age import PERIOD_S
 
 KEYS = ["", "a", "a/1", "a/2", "ab", "b", "é", "éa", "ê", "z", "\U0001f600", "\U0001f600x"]
 
@@ -194,6 +195,7 @@ def test_an_explanation_changes_nothing() -> None:
     world, a, _, _ = trio()
     put(world, b"v", a)
     settle(world)
+    world.run(PERIOD_S)
     before = [host.engine.disk.rows.copy() for host in world.hosts]
     explained(world)
     assert [host.engine.disk.rows for host in world.hosts] == before
