@@ -35,6 +35,7 @@ class Caller:
 
     def __init__(self) -> None:
         self.heard: list[tuple[Any, ...]] = []
+        self.unreachable = 0
         self.verdict: Refusal | None = None
         self.on_batch_do: Callable[[Link, list[list[Any]]], None] = lambda link, batch: None
         self._changed = asyncio.Event()
@@ -64,7 +65,8 @@ class Caller:
         self._note("heartbeat", index, sent_s, pulse)
 
     def on_unreachable(self, index: int) -> None:
-        self._note("unreachable", index)
+        self.unreachable += 1
+        self._changed.set()
 
     def on_refused(self, index: int, code: str, text: str) -> None:
         self._note("refused", index, code, text)
@@ -245,6 +247,17 @@ async def test_a_slow_answer_to_a_ping_is_no_sample_of_the_clock() -> None:
         while one.peers.rtt_ms(0) is None:
             await asyncio.sleep(0)
         assert one.peers.offset_ms(0) is None
+
+
+async def test_that_a_peer_cannot_be_asked_is_told_to_the_handler() -> None:
+    """R1: a restarted node need not wait for what that one thinks of it."""
+    async with street(listen=False) as one:
+        await one.caller.until(lambda: one.caller.unreachable == 1)
+    async with street() as one:
+        stranger = await one.call()
+        assert one.caller.unreachable == 0
+        stranger.hang_up()
+        await one.caller.until(lambda: one.caller.unreachable == 1)
 
 
 async def test_a_peer_that_dials_us_is_dialled_at_once() -> None:
