@@ -15,8 +15,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import grpc
@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha import reflection
 import kvclient
 from kvclient import ConfigError, InvalidRequest
 from kvnode.dapr import errors, messages, options, rpc, sockets
+from kvnode.dapr.connecting import connected
 from kvnode.dapr.errors import Call, Kind, StateError
 from kvnode.dapr.instances import Instances, store_of, used_of
 from kvnode.dapr.protos import components_pb2
@@ -41,6 +42,8 @@ MULTI_MAX_SIZE = "dapr.proto.components.v1.TransactionalStoreMultiMaxSize"
 INSTANCE_NAME = "x-component-instance"
 FEATURES = ("ETAG", "TTL")
 JSON_TYPE = "application/json"
+INIT_TIMEOUT_S = 5.0
+"""How long an Init without a deadline waits for the cluster; it is Dapr's own default."""
 
 _ETAG_CODES = {
     Kind.ETAG_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
@@ -60,14 +63,19 @@ def fault_of(error: StateError) -> Fault:
 
 
 class Component:
-    """The calls of a component, for all its instances."""
+    """The calls of a component, for all its instances.  It answers at once, of the cluster from `begin` on."""
 
-    def __init__(self, kv: kvclient.Kv, instances: Instances) -> None:
-        """Raises InvalidRequest for a kept instance whose store cannot be."""
-        self._kv = kv
+    def __init__(self, instances: Instances) -> None:
         self._instances = instances
         self._initializing = asyncio.Lock()
-        self._stores = {name: StateStore(kv, store, has_prefixed_keys=True) for name, store in instances.all().items()}
+        self._kv: asyncio.Future[kvclient.Kv] = asyncio.get_running_loop().create_future()
+        self._stores: dict[str, StateStore] = {}
+
+    def begin(self, kv: kvclient.Kv) -> None:
+        """Serve the cluster from now on.  Raises InvalidRequest for a kept instance whose store cannot be."""
+        for name, store in self._instances.all().items():
+            self._stores[name] = StateStore(kv, store, has_prefixed_keys=True)
+        self._kv.set_result(kv)
 
     def services(self, admission: Admission) -> list[grpc.GenericRpcHandler]:
         """Return the handlers of every service offered."""
@@ -89,11 +97,18 @@ class Component:
         ]
 
     async def init(self, request: components_pb2.InitRequest, caller: Caller) -> components_pb2.InitResponse:
-        """Begin or change an instance; it is kept for the next start."""
+        """Begin or change an instance; it is kept for the next start.
+
+        A sidecar that starts before the cluster waits here: a component that fails its Init ends the sidecar.
+        """
         instance = _instance(caller)
         try:
             used = used_of(request.metadata.properties)
-            store = StateStore(self._kv, store_of(instance, used), has_prefixed_keys=True)
+            described = store_of(instance, used)
+            await asyncio.wait((self._kv,), timeout=INIT_TIMEOUT_S if caller.timeout_s is None else caller.timeout_s)
+            if not self._kv.done():
+                raise errors.not_connected()
+            store = StateStore(self._kv.result(), described, has_prefixed_keys=True)
             async with self._initializing:
                 await asyncio.to_thread(self._instances.keep, instance, used)
                 self._stores[instance] = store
@@ -182,6 +197,8 @@ class Component:
         return components_pb2.BulkDeleteResponse()
 
     def _store(self, caller: Caller) -> StateStore:
+        if not self._kv.done():
+            raise errors.not_connected()
         instance = _instance(caller)
         store = self._stores.get(instance)
         if store is None:
@@ -214,35 +231,49 @@ def _save(request: components_pb2.SetRequest, store: StateStore) -> options.Save
 
 
 async def run(settings: ComponentSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and stop.
+    """Serve until SIGTERM or SIGINT, then drain and stop; prints one line when it serves.
 
-    Raises ConfigError (the directory or the socket cannot be used) and kvclient.NotConnected; nothing was served.
+    Raises ConfigError if the directory or the socket cannot be used.
     """
-    stop = asyncio.Event()
+    stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with serving(settings) as path:
-        print(f"kvnode component {path.stem} serves at {path}", flush=True)
-        await stop.wait()
+        loop.add_signal_handler(number, stopped.set)
+
+    def announce(path: Path) -> None:
+        print(f"kvnode component serves state.{path.stem} at {path}", flush=True)
+
+    await serve(settings, stopped, announce)
+
+
+async def serve(settings: ComponentSettings, stopped: asyncio.Event, announce: Callable[[Path], None]) -> None:
+    """Serve until `stopped` is set, then drain; `announce` is called with the socket once the cluster is served."""
+    path = (settings.socket or sockets.default_path(os.environ)).absolute()
+    with closing(Instances(settings.directory)) as instances:
+        component = Component(instances)
+        async with AsyncExitStack() as last, _serving(component, path, settings):
+            kv = await connected(settings.seeds, settings.cluster, stopped)
+            if kv is None:
+                return
+            last.push_async_callback(kv.close)  # after the server, whose calls need it
+            component.begin(kv)
+            announce(path)
+            await stopped.wait()
+            log.info("draining")
 
 
 @asynccontextmanager
-async def serving(settings: ComponentSettings) -> AsyncIterator[Path]:
-    """Serve while the block runs; gives the socket's path.  Raises as `run` does."""
-    path = (settings.socket or sockets.default_path(os.environ)).absolute()
-    with closing(Instances(settings.directory)) as instances:
-        sockets.make_way(path)
-        async with kvclient.connect(settings.seeds, cluster=settings.cluster) as kv:
-            component = Component(kv, instances)
-            server = rpc.server(component.services(Admission(settings.bounds)), settings.bounds)
-            reflection.enable_server_reflection((STATE_STORE, MULTI_MAX_SIZE, reflection.SERVICE_NAME), server, POOL)
-            made = await _listen(server, path, settings.socket_mode)
-            try:
-                yield path
-            finally:
-                sockets.remove(path, made)
-                await server.stop(settings.drain_s)
+async def _serving(component: Component, path: Path, settings: ComponentSettings) -> AsyncIterator[None]:
+    """Serve within the block; its end waits for calls under way."""
+    sockets.make_way(path)
+    server = rpc.server(component.services(Admission(settings.bounds)), settings.bounds)
+    reflection.enable_server_reflection((STATE_STORE, MULTI_MAX_SIZE, reflection.SERVICE_NAME), server, POOL)
+    made = await _listen(server, path, settings.socket_mode)
+    try:
+        yield
+    finally:
+        sockets.remove(path, made)
+        await server.stop(settings.drain_s)
 
 
 async def _listen(server: grpc.aio.Server, path: Path, mode: int) -> sockets.Identity:

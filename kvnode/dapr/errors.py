@@ -235,6 +235,11 @@ def no_query(store: str) -> StateError:
     return StateError(Kind.QUERY, "state store does not support querying", store=store)
 
 
+def not_connected() -> StateError:
+    """The process has begun to serve and has not reached its cluster."""
+    return StateError(Kind.UNAVAILABLE, "the gateway is not connected to its cluster yet", retry_after_s=RETRY_AFTER_S)
+
+
 def no_shutdown() -> StateError:
     """The gateway is not configured to be stopped by a request."""
     return StateError(

@@ -45,7 +45,22 @@ class Process:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Client]:
         """Run it and connect to it; gives a client of the instance "statestore"."""
-        async with component.serving(self.settings) as path, grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        stopped, announced = asyncio.Event(), asyncio.Event()
+        serving = asyncio.ensure_future(component.serve(self.settings, stopped, lambda path: announced.set()))
+        serving.add_done_callback(lambda _: announced.set())
+        await announced.wait()
+        if serving.done():
+            await serving
+        try:
+            async with self.connected() as client:
+                yield client
+        finally:
+            stopped.set()
+            await serving
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Client]:
+        async with grpc.aio.insecure_channel(f"unix:{self.path}") as channel:
             yield Client(channel, component.STATE_STORE).using(x_component_instance="statestore")
 
 
@@ -66,9 +81,9 @@ async def init(client: Client, **properties: str) -> None:
     await client.call("Init", components_pb2.InitRequest(metadata=metadata))
 
 
-async def refused_init(client: Client, properties: Mapping[str, str]) -> Refusal:
+async def refused_init(client: Client, properties: Mapping[str, str], timeout: float = 20) -> Refusal:
     metadata = components_pb2.MetadataRequest(properties=dict(properties))
-    return await client.refused("Init", components_pb2.InitRequest(metadata=metadata))
+    return await client.refused("Init", components_pb2.InitRequest(metadata=metadata), timeout)
 
 
 def setting(key: str, value: bytes = b"1", etag: str | None = None, first: bool = False, **more: Any) -> SetRequest:
@@ -356,6 +371,10 @@ def assert_etag(refused: Refusal, code: grpc.StatusCode) -> None:
     assert violation.description
 
 
+def assert_kit_of(refused: Refusal, code: grpc.StatusCode, http_code: int) -> None:
+    assert_kit(refused, code, http_code, refused.facts["tag"])
+
+
 def assert_kit(refused: Refusal, code: grpc.StatusCode, http_code: int, tag: str) -> None:
     assert refused.code is code
     assert (refused.facts["kit_error"], refused.facts["http_code"], refused.facts["tag"]) == (
@@ -441,15 +460,49 @@ async def test_a_malformed_item_refuses_a_bulk_set_before_anything_is_written(cl
 
 async def test_calls_under_way_end_when_the_component_stops(process: Process, cluster: Any) -> None:
     cluster.everywhere(lambda message: cluster.nodes[0].HOLD if message[0] == m.WRITE else None)
-    async with grpc.aio.insecure_channel(f"unix:{process.path}") as channel:
-        async with component.serving(process.settings):
-            client = Client(channel, component.STATE_STORE).using(x_component_instance="s")
+    async with process.connected() as client:
+        async with process.running():
             await init(client)
             held = asyncio.ensure_future(client.call("Set", setting("k")))
             while not cluster.requests(m.WRITE):
                 await asyncio.sleep(0)
             asyncio.get_running_loop().call_later(0.2, lambda: [node.release() for node in cluster.nodes])
         await held
+
+
+async def test_before_the_cluster_is_reached_an_init_waits_and_other_calls_are_not_applied(
+    process: Process, cluster: Any
+) -> None:
+    for node in cluster.nodes:
+        await node.stop()
+    stopped = asyncio.Event()
+    serving = asyncio.ensure_future(component.serve(process.settings, stopped, lambda path: None))
+    while not process.path.exists():
+        await asyncio.sleep(0)
+    async with process.connected() as client:
+        await client.call("Ping")
+        for call in ("Get", "Set", "Delete", "BulkGet", "BulkSet", "BulkDelete"):
+            assert_kit_of(await client.refused(call), grpc.StatusCode.UNAVAILABLE, 503)
+        early = await refused_init(client, {}, timeout=0.5)
+        assert_kit_of(early, grpc.StatusCode.UNAVAILABLE, 503)
+        waiting = asyncio.ensure_future(init(client, store="users"))
+        await cluster.start()
+        await waiting
+        await client.call("Set", setting("k"))
+    stopped.set()
+    await serving
+
+
+async def test_a_component_stops_although_it_never_reached_its_cluster(process: Process, cluster: Any) -> None:
+    for node in cluster.nodes:
+        await node.stop()
+    stopped = asyncio.Event()
+    serving = asyncio.ensure_future(component.serve(process.settings, stopped, lambda path: None))
+    while not process.path.exists():
+        await asyncio.sleep(0)
+    stopped.set()
+    await serving
+    assert not process.path.exists()
 
 
 def test_the_socket_lies_where_sidecars_look() -> None:
