@@ -26,6 +26,7 @@ from kvnode.runtime import RealClock
 from kvnode.storage.rocks import RocksEngine
 
 POLL_S = 0.02
+SYNC_DELAY_S_MAX = 60.0
 SyncFailure = Literal["", "lost", "kept"]
 
 
@@ -44,20 +45,47 @@ class Faults:
 
 
 HEALTHY = Faults()
+_EXPECTED = {
+    "clock_offset_ms": "an integer of milliseconds",
+    "sync_delay_s": f"a number of seconds from 0 to {SYNC_DELAY_S_MAX:g}",
+    "sync_failure": " or ".join(f'"{failure}"' for failure in get_args(SyncFailure)),
+    "is_full": "true or false",
+}
 
 
 def load(path: Path) -> Faults:
-    """Return what the file says; nothing is wrong without one.  Raises ConfigError."""
+    """Return what the file says; nothing is wrong without one.  Raises ConfigError with one sentence."""
     try:
-        facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        faults = Faults(**facts)
+        facts = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return HEALTHY
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} does not say what is wrong with a node: {error}") from error
-    if faults.sync_failure not in get_args(SyncFailure):
-        raise ConfigError(f'{path}: sync_failure = "{faults.sync_failure}" is none of {get_args(SyncFailure)}')
-    return faults
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(facts, dict):
+        raise ConfigError(f"{path} holds {_shown(facts)}; an object with what is wrong with a node is expected")
+    for name, value in facts.items():
+        if name not in _EXPECTED:
+            raise ConfigError(f'{path}: there is no fault "{name}"; there are {", ".join(_EXPECTED)}')
+        if not _is_possible(name, value):
+            raise ConfigError(f"{path}: {name} = {_shown(value)}; {_EXPECTED[name]} is expected")
+    return Faults(**facts)
+
+
+def _is_possible(name: str, value: object) -> bool:
+    """Return whether a fault may have that value; True is not 1, but 1 is 1.0."""
+    if name == "is_full":
+        return isinstance(value, bool)
+    if name == "sync_failure":
+        return value in get_args(SyncFailure)
+    if name == "clock_offset_ms":
+        return type(value) is int
+    return type(value) in (int, float) and 0 <= value <= SYNC_DELAY_S_MAX  # type: ignore[operator]
+
+
+def _shown(value: object) -> str:
+    return f"{json.dumps(value):.60}"
 
 
 class FaultyEngine(RocksEngine):

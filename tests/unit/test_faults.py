@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -98,12 +99,43 @@ def test_without_a_file_nothing_is_wrong(tmp_path: Path) -> None:
     assert faults.load(tmp_path / "n1.json") == HEALTHY
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"clock": 1}', '{"sync_failure": "perhaps"}'])
-def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is not JSON: Expecting value"),
+        ("\xff", "is not JSON"),
+        ("[]", "holds []; an object with what is wrong with a node is expected"),
+        ('{"clock": 1}', 'there is no fault "clock"; there are clock_offset_ms, sync_delay_s, sync_failure, is_full'),
+        ('{"sync_failure": "perhaps"}', 'sync_failure = "perhaps"; "" or "lost" or "kept" is expected'),
+        ('{"sync_failure": []}', "sync_failure = []"),
+        ('{"clock_offset_ms": "5"}', 'clock_offset_ms = "5"; an integer of milliseconds is expected'),
+        ('{"clock_offset_ms": 0.5}', "clock_offset_ms = 0.5"),
+        ('{"clock_offset_ms": true}', "clock_offset_ms = true"),
+        ('{"sync_delay_s": "long"}', 'sync_delay_s = "long"; a number of seconds from 0 to 60 is expected'),
+        ('{"sync_delay_s": -1}', "sync_delay_s = -1"),
+        ('{"sync_delay_s": NaN}', "sync_delay_s = NaN"),
+        ('{"sync_delay_s": null}', "sync_delay_s = null"),
+        ('{"is_full": 1}', "is_full = 1; true or false is expected"),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused_in_one_sentence(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "n1.json"
-    path.write_text(text)
-    with pytest.raises(ConfigError):
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=re.escape(said)) as refusal:
         faults.load(path)
+    assert str(refusal.value).startswith(str(path))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        faults.load(tmp_path)
+
+
+def test_whole_seconds_are_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "n1.json"
+    path.write_text('{"sync_delay_s": 1}')
+    assert faults.load(path) == Faults(sync_delay_s=1)
 
 
 def test_a_node_that_goes_wrong_on_purpose_says_so(
