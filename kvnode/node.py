@@ -141,6 +141,7 @@ class Node:
             commits=self.commits, consensus=self.consensus, handoff=self.handoff, statistics=self.statistics,
             runtime=runtime, node_id=identity.node_id, epoch=EPOCH,
         )  # fmt: skip
+        self.eventual.refuses_writes = lambda: self.replica.is_clogged
         self.fallback = Fallback(self.eventual, self.ceilings, self.handoff, runtime, identity.node_id)
         self.inspection = Inspection(
             names=names, exchanges=exchanges, registers=registers, engine=self.engine, runtime=runtime, epoch=EPOCH,

@@ -37,6 +37,9 @@ from kvnode.service.slots import Slot
 _IN_DOUBT = Result(UNKNOWN, code="in doubt")
 _LATE_ROUNDS = 4
 """Rounds that a retry past its deadline may take to find out what became of the operation (R24)."""
+_LAST_REFUSAL_S = 0.1
+"""How long operations in doubt wait, when full disks have refused them, for the refusals that are still on their way:
+if every replica has refused, nothing was applied (R21)."""
 _BATCH_MAX = 256
 """Operations of one round: bounds the record's window growth and the time of one turn."""
 
@@ -258,8 +261,10 @@ class Consensus:
         limits = self._limits
         code = self._why_hopeless(slot, round_)
         if code:
-            self._end_failed(slot)
-            self._give_up(slot, round_.operations, code)
+            if code == "overloaded" and any(op.is_in_doubt and not op.is_read for op in round_.operations):
+                self._runtime.timers.call_later(_LAST_REFUSAL_S, lambda: self._give_up_failed(slot, round_, code))
+            else:
+                self._give_up_failed(slot, round_, code)
             return
         slot.complaint, slot.refusers = "", 0
         slot.waiting[:0] = round_.operations
@@ -294,6 +299,10 @@ class Consensus:
         if slot.failed is not None:
             slot.failed.clear_doubt(slot.reached)
             slot.failed = None
+
+    def _give_up_failed(self, slot: Slot, round_: Round, code: str) -> None:
+        self._end_failed(slot)
+        self._give_up(slot, round_.operations, code)
 
     def _give_up(self, slot: Slot, operations: list[Operation], code: str) -> None:
         """Answer a batch that cannot be run now: not applied, or unknown where an accept may still be chosen (R21)."""

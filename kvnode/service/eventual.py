@@ -59,18 +59,9 @@ class _Write:
     """
 
     __slots__ = (
-        "deadline_s",
-        "eventual",
-        "fallback",
-        "home",
-        "maybe",
-        "number",
-        "refusal",
-        "request",
-        "superseded",
-        "tally",
+        "deadline_s", "eventual", "fallback", "home", "maybe", "number", "refusal", "request", "superseded", "tally",
         "version",
-    )
+    )  # fmt: skip
 
     def __init__(self, eventual: Eventual, request: Request, tally: Tally, version: Version, deadline_s: float) -> None:
         self.eventual = eventual
@@ -111,12 +102,12 @@ class _Write:
         if tally.won:
             if (tally.yes | tally.no) & self.home:
                 self._answer_applied()
-        elif tally.lost:
+        elif tally.lost and (self.maybe or tally.yes):
             self.eventual.close(self.number)
-            if self.maybe or tally.yes or tally.members & ~tally.no:
-                self.request.leave_unknown()
-            else:
-                self.request.fail(self.refusal if self.refusal in _REFUSALS else "quorum-unreachable")
+            self.request.leave_unknown()
+        elif not tally.members & ~tally.no:  # all refused; until then one that has not answered may have stored it
+            self.eventual.close(self.number)
+            self.request.fail(self.refusal if self.refusal in _REFUSALS else "quorum-unreachable")
 
     def _answer_applied(self) -> None:
         self.eventual.close(self.number)
@@ -199,6 +190,8 @@ class Eventual:
         self._open: dict[int, _Write | _Read] = {}
         self.clock_is_good = True
         """False while this node's clock is too far from a majority's (R4): no eventual write is coordinated then."""
+        self.refuses_writes: Callable[[], bool] = lambda: False
+        """Whether this node takes none: then the others must answer, so that nothing is in doubt if all refuse."""
 
     # -- writes
 
@@ -312,7 +305,7 @@ class Eventual:
         self._open[number] = write
         message = (m.ENTRY, number, self._epoch, draft.key, entry)
         self._handoff.on_send(draft.key, placement.members)
-        if draft.w > 1:
+        if draft.w > 1 or self.refuses_writes():
             self._send_to(write, placement.owners, message)
             return
         write.fallback = lambda: self._send_to(write, placement.others, message)

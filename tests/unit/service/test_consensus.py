@@ -224,6 +224,27 @@ def test_full_disks_of_a_majority_refuse_at_once() -> None:
     assert world.read("k", a) == b"old"
 
 
+@pytest.mark.parametrize("full", [2, 3])
+def test_full_disks_refuse_an_accept_as_not_applied_only_if_all_do(full: int) -> None:
+    """4a, R21: the key's cached promise saves the prepare, so the accept itself is refused; what one replica may have
+    taken stays in doubt."""
+    world, a, b, c = trio()
+    put(world, b"old", a)
+    settle(world)
+    for index in (c, b, a)[:full]:
+        world.hosts[index].engine.writable = False
+    call = world.put("k", b"new", a)
+    world.run(0.5)
+    assert call.outcome == ("not applied" if full == 3 else "unknown")
+    assert call.code == ("overloaded" if full == 3 else "outcome-unknown")
+    if full == 3:
+        assert world.read("k", a) == b"old"
+    for host in world.hosts:
+        host.engine.writable = True
+    put(world, b"newer", a)
+    assert world.read("k", a) == b"newer"
+
+
 def test_a_clock_far_ahead_costs_its_own_coordinator_only() -> None:
     """R5: the others' rounds meet its promise, outbid it once, are refused for it, and go on with their own time."""
     world, a, b, c = trio()

@@ -269,6 +269,18 @@ def test_a_full_disk_at_the_coordinator_leaves_the_write_to_the_others() -> None
     assert seen_by(world, b) == b"v"
 
 
+@pytest.mark.parametrize("w", [1, 2, 3])
+def test_where_no_disk_has_room_a_write_is_not_applied(w: int) -> None:
+    """4a, R21: who knows that it will refuse asks the others for their word, so nothing is in doubt."""
+    world, a, b, c = trio()
+    for index in (a, b, c):
+        world.hosts[index].engine.writable = False
+    call = world.write("k", b"v", a, w=w)
+    world.run()
+    assert (call.code, call.outcome) == ("overloaded", "not applied")
+    assert [seen_by(world, index) for index in (a, b, c)] == [None] * 3
+
+
 def test_a_write_that_another_owner_may_have_stored_is_not_called_not_applied() -> None:
     """R21: the coordinator's disk is full, and the links to those that were sent the entry are lost."""
     world, a, b, c = trio()
