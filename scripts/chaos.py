@@ -2,8 +2,9 @@
 """Real processes under every fault: does the cluster keep its promises, and what do its clients notice?
 
 Starts `kvnode up` with a proxy between every two nodes, and clients that never stop.  Nemeses run one after the other,
-first alone, then in pairs (`--list` names them); then everything is mended, every key is read from every node, and the
-history of all operations is judged.  Exit code 1 on any violation.
+first alone, then in pairs (`--list` names them); then everything is mended, all replicas must come to hold the same
+without any read, every key is read from every node, and the history of all operations is judged.  Exit code 1 on any
+violation, and if too many keys could not be judged.
 
 \b
   scripts/chaos.py                                          one minute, drawn from the seed
@@ -30,10 +31,13 @@ from checkers.history import Recorder
 from checkers.operation import describe
 
 from kvnode.cli import show
-from scripts.havoc import cluster, disks, measure, perseus, report, run, schedule, verdict
-from scripts.havoc.nemeses import NEMESES
+from scripts.havoc import agreement, cluster, disks, measure, perseus, report, run, schedule, verdict
+from scripts.havoc.catalogue import NEMESES
 
 HEADERS = ("fault", "ok", "failed", "unknown", "p50 ms", "p99 ms", "longest gap s", "without strong s")
+HEALING_HEADERS = (
+    "replicas that nobody reads", "keys", "agree after", "hints", "comparisons", "reads", "settled", "purged",
+)  # fmt: skip
 
 EVIDENCE_MAX = 10
 """Operations shown of each violation; the report has all of them."""
@@ -45,6 +49,13 @@ EVIDENCE_MAX = 10
 @click.option("--seed", type=int, default=None, help="Which faults, victims and operations.  Default: a new one.")
 @click.option("--nodes", type=click.IntRange(3, 7), default=3, show_default=True, help="Nodes of the cluster.")
 @click.option("--clients", type=click.IntRange(2, 64), default=24, show_default=True, help="Clients that never stop.")
+@click.option(
+    "--heal-within",
+    type=click.FloatRange(1),
+    default=agreement.HEAL_S,
+    show_default=True,
+    help="Seconds in which all replicas must come to agree by themselves.",
+)
 @click.option("--history", type=click.Path(path_type=Path), help="Write every operation to this file (JSON Lines).")
 @click.option("--report", "page", type=click.Path(path_type=Path), help="Write a report to this HTML file.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep data and logs in this directory.")
@@ -56,6 +67,7 @@ def main(
     seed: int | None,
     nodes: int,
     clients: int,
+    heal_within: float,
     history: Path | None,
     page: Path | None,
     keep: Path | None,
@@ -77,7 +89,7 @@ def main(
         directory = keep or Path(scratch)
         if is_perseus:
             sys.exit(0 if perseus.main(directory, seconds) else 1)
-        course = _run(plan, directory, nodes, clients, history)
+        course = _run(plan, directory, nodes, clients, heal_within, history)
     judged = verdict.of(course)
     if page is not None:
         page.write_text(report.page(course, judged), encoding="utf-8")
@@ -85,12 +97,14 @@ def main(
     sys.exit(0 if judged.is_ok else 1)
 
 
-def _run(plan: schedule.Plan, directory: Path, nodes: int, clients: int, history: Path | None) -> run.Course:
+def _run(
+    plan: schedule.Plan, directory: Path, nodes: int, clients: int, heal_s: float, history: Path | None
+) -> run.Course:
     say = _timed()
     out: TextIO | None = history.open("w", encoding="utf-8") if history else None
     with cluster.running(directory, nodes, small_disk=disks.is_in_namespace()) as hurt:
         disk = "tmpfs in a user namespace" if hurt.small_disk else "injected"
-        course = run.Course(plan, nodes, disk)
+        course = run.Course(plan, nodes, disk, heal_s=heal_s)
         say(f"seed {plan.seed}: {nodes} nodes, {len(plan.windows)} windows, about {plan.seconds:.0f} s")
         asyncio.run(run.run(hurt, course, Recorder(time.monotonic_ns, out), clients, say))
     if out is not None:
@@ -105,10 +119,11 @@ def _timed() -> Callable[[str], None]:
 
 def _tell(course: run.Course, judged: verdict.Verdict, page: Path | None) -> None:
     """Print what was seen and the verdict."""
-    spans = [(window.name, window.begin_ns, window.end_ns) for window in course.windows]
-    spans.append(("all of it", course.begin_ns, course.end_ns))
-    rows = [_row(name, measure.summary(course.operations, begin, end)) for name, begin, end in spans]
+    rows = [_row(w.name, measure.summary(course.operations, w.begin_ns, w.end_ns)) for w in course.windows]
+    moments_ns = course.begin_ns, course.hold_ns, course.rest_ns, course.end_ns
+    rows.append(_row("all of it", measure.whole(course.operations, *moments_ns)))
     print(show.table(HEADERS, rows))
+    print(show.table(HEALING_HEADERS, _healing(course)))
     print(show.table(("checker", "verdict", "judged"), [(j.name, j.verdict, j.judged) for j in judged.judgements]))
     for judgement in judged.judgements:
         for violation in judgement.violations:
@@ -119,7 +134,14 @@ def _tell(course: run.Course, judged: verdict.Verdict, page: Path | None) -> Non
     print(f"the full disk was {course.disk}")
     if page is not None:
         print(f"the report is in {page}")
-    print(f"seed {course.plan.seed}: {'no violation' if judged.is_ok else f'{len(judged.violations)} violations'}")
+    print(f"seed {course.plan.seed}: {judged}")
+
+
+def _healing(course: run.Course) -> list[tuple[object, ...]]:
+    """Return how soon replicas agreed without a read, and what healed them."""
+    rows = [(window.name, window.healed, window.repairs) for window in course.windows]
+    rows += [(moment, healed, course.repairs) for moment, healed in course.healed.items()]
+    return [(name, healed.keys, healed.after, *counts) for name, healed, counts in rows if healed is not None]
 
 
 def _row(name: str, seen: measure.Summary) -> tuple[object, ...]:

@@ -185,6 +185,7 @@ class Inspection:
             "accepted": _part(state.accepted_ballot, state.accepted.body),
             "committed": _part(state.committed_ballot, state.committed.body),
             "overlay": _part(NO_BALLOT, state.overlay[1:]),
+            "settled": state.settled,
             "promised": explanation.promises[index],
         }
 

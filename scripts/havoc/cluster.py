@@ -3,7 +3,7 @@
 Decides: how each thing is done to a node, and that everything can be undone.  Leaves to others: what to do when.
 
 Whatever kills a node that nobody meant to kill is a finding: `deaths` returns every death, and `excuse` says beforehand
-which one is meant and which words its log must then have.
+which one is meant and which words its log must then have, until `end_excuses`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import asyncio
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +25,14 @@ from kvnode.local import detached, plan, statefile
 from kvnode.local.partition import Pair
 from kvnode.local.statefile import LocalError, NodeState
 from kvnode.process import FAULTS_VARIABLE
+from scripts.havoc.agreement import REPAIR_INTERVAL_S
 from scripts.havoc.disks import SmallDisk
 
 ASK_TIMEOUT_S = 90.0
+AHEAD_GRACE_S = 5.0
+"""How long a node that was ahead may still refuse when its time has come: a heartbeat or two, on a busy machine."""
+GC_GRACE_S = 60
+"""The least that a configuration may say."""
 _DEATH = re.compile(r"^node (\S+) \(pid \d+\) (?:exited|was killed|did not stop)")
 
 
@@ -35,6 +41,22 @@ class Death(NamedTuple):
 
     node: str
     words: str
+
+
+@dataclass
+class Excuse:
+    """A death that is meant: of which node, with which words in its log, and which of all deaths it may be."""
+
+    node: str
+    words: str
+    first: int
+    end: int | None = None
+    """None: the excuse still holds."""
+
+    def covers(self, number: int, death: Death) -> bool:
+        """Return whether this is such a death; `number` counts all deaths of the run."""
+        is_then = number >= self.first and (self.end is None or number < self.end)
+        return is_then and self.node == death.node and self.words in death.words
 
 
 class Cluster:
@@ -46,15 +68,16 @@ class Cluster:
         self.names = [node.id for node in config.nodes]
         self.small_disk = small_disk
         """The disk of the first node, if it could be given one of its own."""
-        self.were_ahead: set[str] = set()
+        self.ahead_until_s: dict[str, float] = {}
         """Nodes that were started while their clock was further ahead than tolerated: they believe it, and then refuse
-        what needs a later time than theirs.  One whose clock leaps while it runs is not fooled (`service.steady`)."""
+        what needs a later time than theirs, until that time has come.  One whose clock leaps while it runs is not
+        fooled (`service.steady`)."""
         self._faults = faults
         self._offsets_ms = dict.fromkeys(self.names, 0)
         self._disks: dict[str, dict[str, Any]] = {name: {} for name in self.names}
         self._starting: set[str] = set()
-        self._excuses: list[tuple[int, Death]] = []
-        """Each with the number of deaths that came before it."""
+        self._believing: set[str] = set()
+        self._excuses: list[Excuse] = []
 
     @property
     def majority(self) -> int:
@@ -65,6 +88,16 @@ class Cluster:
     def replicas(self) -> int:
         """How many copies each key has."""
         return self.config.store("default").replicas
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where all nodes listen."""
+        return [node.address for node in self.config.nodes]
+
+    @property
+    def hosts(self) -> list[tuple[str, int]]:
+        """The same as pairs of host and port."""
+        return [(node.host, node.port) for node in self.config.nodes]
 
     def address(self, name: str) -> str:
         """Where a node listens."""
@@ -98,7 +131,8 @@ class Cluster:
     async def restart(self, *names: str) -> None:
         """Start nodes again, after draining them if they run.  Raises LocalError, with what the node said."""
         self._starting |= set(names)
-        self._note_ahead()
+        for name in names:
+            self._believe(name)
         try:
             await asyncio.gather(*(self._ask(do="restart", node=name) for name in names))
         finally:
@@ -127,8 +161,12 @@ class Cluster:
 
     def set_clock(self, name: str, offset_ms: int = 0) -> None:
         """Make a node's clock wrong by so much; 0: right."""
+        if name in self._believing and offset_ms != self._offsets_ms[name]:
+            self._believe(name)  # until now
+            self._believing.discard(name)
         self._offsets_ms[name] = offset_ms
-        self._note_ahead()
+        if name in self._starting:
+            self._believe(name)
         self._write(name)
 
     def set_disk(self, name: str, **facts: Any) -> None:
@@ -140,9 +178,21 @@ class Cluster:
         facts = {"clock_offset_ms": self._offsets_ms[name], **self._disks[name]}
         statefile.write_atomically(self._faults / f"{name}.json", json.dumps(facts))
 
-    def _note_ahead(self) -> None:
-        tolerated_ms = self.config.limits.max_offset_ms
-        self.were_ahead |= {name for name in self._starting if self._offsets_ms[name] > tolerated_ms}
+    def _believe(self, name: str) -> None:
+        """Note until when a node that starts, and so believes its clock, may be ahead of the others."""
+        offset_ms = self._offsets_ms[name]
+        if offset_ms > self.config.limits.max_offset_ms:
+            self._believing.add(name)
+            until_s = time.monotonic() + offset_ms / 1000 + AHEAD_GRACE_S
+            self.ahead_until_s[name] = max(until_s, self.ahead_until_s.get(name, 0.0))
+
+    def is_excused_ahead(self, name: str) -> bool:
+        """Return whether a node may refuse now what needs a later time than its own."""
+        return time.monotonic() < self.ahead_until_s.get(name, 0.0)
+
+    def ahead_s(self) -> float:
+        """Return for how long some node may still be ahead of the others; 0: none is."""
+        return max([0.0, *(until_s - time.monotonic() for until_s in self.ahead_until_s.values())])
 
     # -- afterwards
 
@@ -163,11 +213,22 @@ class Cluster:
 
     def excuse(self, node: str, words: str) -> None:
         """Say that a node may die from now on, if its log then has these words."""
-        self._excuses.append((len(self._all_deaths()), Death(node, words)))
+        self._excuses.append(Excuse(node, words, len(self._all_deaths())))
+
+    def end_excuses(self) -> None:
+        """Say that no death is meant any more."""
+        deaths = len(self._all_deaths())
+        for excuse in self._excuses:
+            if excuse.end is None:
+                excuse.end = deaths
 
     def deaths(self) -> list[Death]:
         """Return every death that nobody had meant, with the node's last words."""
-        return [death for number, death in enumerate(self._all_deaths()) if not self._is_excused(number, death)]
+        return [
+            death
+            for number, death in enumerate(self._all_deaths())
+            if not any(excuse.covers(number, death) for excuse in self._excuses)
+        ]
 
     def _all_deaths(self) -> list[Death]:
         log = self.directory / statefile.LOGS / detached.LOG_NAME
@@ -179,19 +240,24 @@ class Cluster:
                 found[-1] = found[-1]._replace(words=f"{found[-1].words}\n{line.strip()}")
         return found
 
-    def _is_excused(self, number: int, death: Death) -> bool:
-        return any(
-            number >= before and excuse.node == death.node and excuse.words in death.words
-            for before, excuse in self._excuses
-        )
-
 
 def plan_cluster(directory: Path, nodes: int) -> Config:
-    """Return the configuration of a cluster to be hurt: small buffers, so that its disks see every kind of file."""
+    """Return the configuration of a cluster to be hurt.
+
+    Small buffers, so that its disks see every kind of file; trees are compared often, and what is deleted is purged
+    within a run that is longer than a minute.
+    """
     config = configuration.local(nodes, directory / "cluster")
     store = replace(config.stores["default"], replicas=min(nodes, 5))
-    limits = replace(config.limits, disk_reserve_bytes=16 << 20, write_buffer_bytes=1 << 20)
-    return plan.on_free_ports(replace(config, stores={"default": replace(store, q1=0, q2=0)}, limits=limits))
+    store = replace(store, q1=0, q2=0, gc_grace_s=GC_GRACE_S)
+    limits = replace(
+        config.limits,
+        disk_reserve_bytes=16 << 20,
+        write_buffer_bytes=1 << 20,
+        repair_interval_s=REPAIR_INTERVAL_S,
+        hint_age_s=GC_GRACE_S / 2,
+    )
+    return plan.on_free_ports(replace(config, stores={"default": store}, limits=limits))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ moment at which it was asked.  A refused first-write counts as answered well: th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from checkers.operation import Operation
@@ -75,6 +75,17 @@ def summary(operations: Sequence[Operation], begin_ns: int, end_ns: int) -> Summ
         gap_s=_gap_s(seen, begin_ns, end_ns, lambda operation: True),
         strong_gap_s=_gap_s(seen, begin_ns, end_ns, lambda operation: operation.is_strong),
         seconds=by_second(seen, begin_ns, end_ns),
+    )
+
+
+def whole(operations: Sequence[Operation], begin_ns: int, hold_ns: int, go_ns: int, end_ns: int) -> Summary:
+    """Count what happened from `begin_ns` to `end_ns`; that nobody asked from `hold_ns` to `go_ns` is no gap."""
+    counted = summary(operations, begin_ns, end_ns)
+    parts = [summary(operations, begin_ns, hold_ns), summary(operations, go_ns, end_ns)]
+    return replace(
+        counted,
+        gap_s=max(part.gap_s for part in parts),
+        strong_gap_s=max(part.strong_gap_s for part in parts),
     )
 
 

@@ -1,82 +1,16 @@
 """The nemeses: what is done to a cluster, each with what must hold all the same (docs/testing.md, section 5).
 
 Decides: whom a nemesis hurts, how, and for how long within its time; each mends what it has broken before it ends.
-Leaves to others: which run together (`schedule`), and whether the promise was kept (`verdict`).
+Leaves to others: what is done to disks (`nemeses_of_disks`), which run together (`schedule`), and whether the promise
+was kept (`verdict`).
 
 Two nemeses that use the same means would undo each other's work; others run in pairs.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from itertools import permutations
-from pathlib import Path
-from typing import Literal, NamedTuple
-
 from kvnode.local.partition import cuts_of
-from kvnode.storage.engine import LEAVE_DOWN
-from scripts.havoc import disks
-from scripts.havoc.cluster import Cluster, LocalError
-
-Means = Literal["process", "cut", "pace", "clock", "disk"]
-MAJORITY_SERVES = "A majority serves: no acknowledged write is lost, no strong read is stale, nothing happens twice."
-NOTHING_LOST = "Nothing that was acknowledged is lost; what was unknown is settled one way for ever."
-CLOCK_FREE = "No effect on safety: strong operations do not trust clocks, and no stamp is used twice."
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One run of a nemesis."""
-
-    cluster: Cluster
-    rng: random.Random
-    seconds: float
-    say: Callable[[str], None]
-
-    async def wait(self, part: float) -> None:
-        """Let a part of the time pass."""
-        await asyncio.sleep(self.seconds * part)
-
-    def victim(self) -> str:
-        """Draw a node."""
-        return self.rng.choice(self.cluster.names)
-
-    def victims(self, count: int) -> list[str]:
-        """Draw some nodes."""
-        return self.rng.sample(self.cluster.names, count)
-
-    def everyone(self) -> set[tuple[str, str]]:
-        """Every link."""
-        return set(permutations(self.cluster.names, 2))
-
-
-class Nemesis(NamedTuple):
-    """One way to hurt a cluster."""
-
-    name: str
-    means: frozenset[Means]
-    what: str
-    promise: str
-    run: Callable[[Attack], Awaitable[None]]
-
-
-NEMESES: dict[str, Nemesis] = {}
-Run = Callable[[Attack], Awaitable[None]]
-
-
-def nemesis(promise: str, *means: Means) -> Callable[[Run], Run]:
-    """Enter a function into the catalogue, under its own name and with its own words."""
-
-    def enter(run: Run) -> Run:
-        name = run.__name__.replace("_", "-")
-        NEMESES[name] = Nemesis(name, frozenset(means), (run.__doc__ or "").strip(), promise, run)
-        return run
-
-    return enter
-
+from scripts.havoc.attack import CLOCK_FREE, MAJORITY_SERVES, NOTHING_LOST, Attack, nemesis
 
 # -- processes
 
@@ -307,123 +241,3 @@ async def clock_back_restart(attack: Attack) -> None:
     finally:
         attack.cluster.set_clock(victim)
         attack.say(f"the clock of {victim} is right")
-
-
-# -- disks
-
-
-@nemesis(MAJORITY_SERVES + " Below its reserve a node refuses writes, reads go on; with room again it resumes.", "disk")
-async def disk_full(attack: Attack) -> None:
-    """Leave one node's disk with less room than its reserve."""
-    disk = attack.cluster.small_disk
-    if disk is None:
-        victim = attack.victim()
-        attack.say(f"the disk of {victim} counts as full (injected)")
-        attack.cluster.set_disk(victim, is_full=True)
-    else:
-        victim = attack.cluster.names[0]
-        attack.say(f"the disk of {victim} is filled up to its reserve")
-        disk.fill(attack.cluster.config.limits.disk_reserve_bytes // 2)
-    try:
-        await attack.wait(0.75)
-    finally:
-        attack.cluster.set_disk(victim)
-        if disk is not None:
-            disk.free()
-        attack.say(f"{victim} has room again")
-
-
-@nemesis(
-    MAJORITY_SERVES + " A node that cannot write stops, and serves again from what it had synced.", "disk", "process"
-)
-async def disk_no_room(attack: Attack) -> None:
-    """Leave one node's disk without any room at all; only where it has one of its own, otherwise a sync fails."""
-    disk = attack.cluster.small_disk
-    if disk is None:
-        await failing_sync(attack)
-        return
-    victim = attack.cluster.names[0]
-    attack.cluster.excuse(victim, "No space left on device")
-    attack.say(f"the disk of {victim} is filled to the last byte")
-    disk.fill(0)
-    try:
-        await attack.wait(0.5)
-    finally:
-        disk.free()
-        attack.say(f"{victim} has room again")
-        if await attack.cluster.status(victim) != "serving":
-            await attack.cluster.restart(victim)
-
-
-@nemesis("Latency of that node only: a quorum does not wait for its disk.", "disk")
-async def slow_sync(attack: Attack) -> None:
-    """Let every sync of one node take up to a second more."""
-    victim, delay_s = attack.victim(), attack.rng.choice([0.05, 0.3, 1.0])
-    attack.say(f"every sync of {victim} takes {delay_s:g} s more")
-    attack.cluster.set_disk(victim, sync_delay_s=delay_s)
-    try:
-        await attack.wait(0.8)
-    finally:
-        attack.cluster.set_disk(victim)
-        attack.say(f"{victim} syncs as before")
-
-
-@nemesis(MAJORITY_SERVES + " The node stops at once: a failed sync is never retried.", "disk", "process")
-async def failing_sync(attack: Attack) -> None:
-    """Let one sync of one node fail, its rows lost or, unknown to everybody, kept."""
-    victim, failure = attack.victim(), attack.rng.choice(["lost", "kept"])
-    attack.cluster.excuse(victim, "made on purpose")
-    attack.say(f"the next sync of {victim} fails, its rows are {failure}")
-    attack.cluster.set_disk(victim, sync_failure=failure)
-    try:
-        await attack.wait(0.5)
-    finally:
-        attack.cluster.set_disk(victim)
-        attack.say(f"{victim} is started again")
-        await attack.cluster.restart(victim)
-
-
-@nemesis(NOTHING_LOST + " A record that was never acknowledged is cut off at recovery.", "disk", "process")
-async def torn_tail(attack: Attack) -> None:
-    """Kill a node in the middle of a write: its log ends in half a record."""
-    victim = attack.victim()
-    await attack.cluster.kill(victim)
-    attack.say(f"SIGKILL to {victim}: {disks.tear_tail(attack.cluster.rows(victim), attack.rng)}")
-    await attack.wait(0.3)
-    await attack.cluster.restart(victim)
-
-
-@nemesis(
-    "Never served, never passed on: the node stops or refuses to start, and says which file is damaged.",
-    "disk",
-    "process",
-)
-async def bit_flip(attack: Attack) -> None:
-    """Turn over one bit of one node's files, and turn it back afterwards."""
-    victim = attack.victim()
-    attack.cluster.excuse(victim, LEAVE_DOWN)
-    await attack.cluster.kill(victim)
-    flip = disks.Flip.draw(attack.cluster.rows(victim), attack.rng)
-    flip.turn()
-    attack.say(f"{victim}: {flip} is turned over")
-    try:
-        await attack.cluster.restart(victim)
-        await attack.wait(0.4)
-        noticed = await attack.cluster.status(victim) != "serving"
-        attack.say(f"{victim} {'stopped when it read it' if noticed else 'has not read it, or need not'}")
-    except LocalError as refusal:
-        if LEAVE_DOWN not in str(refusal):
-            raise
-        attack.say(f"{victim} refuses to start: {_damage(str(refusal), attack.cluster.rows(victim))}")
-        await attack.wait(0.3)
-    finally:
-        await attack.cluster.kill(victim)
-        flip.turn()
-        await attack.cluster.restart(victim)
-        attack.say(f"{victim}: the bit is turned back")
-
-
-def _damage(words: str, rows: Path) -> str:
-    """Return what a node says is damaged, without what to do about it."""
-    line = next((line for line in words.splitlines() if LEAVE_DOWN in line), words)
-    return line.partition("; this node")[0].rpartition("kvnode: ")[2].replace(str(rows), "rows")

@@ -15,6 +15,8 @@ from checkers import timeline
 
 import kvnode
 from scripts.havoc import charts, measure
+from scripts.havoc.agreement import Healed
+from scripts.havoc.healing import Counts
 from scripts.havoc.measure import SECOND_NS, Summary
 from scripts.havoc.run import Course, Window
 from scripts.havoc.verdict import Judgement, Verdict, Violation
@@ -79,7 +81,7 @@ LEGEND = (
 
 def page(course: Course, judged: Verdict) -> str:
     """Return the whole page."""
-    whole = measure.summary(course.operations, course.begin_ns, course.end_ns)
+    whole = measure.whole(course.operations, course.begin_ns, course.hold_ns, course.rest_ns, course.end_ns)
     body = [
         _head(course, judged, whole),
         _violations(course, judged),
@@ -87,6 +89,7 @@ def page(course: Course, judged: Verdict) -> str:
         _table(course),
         "<h2>Each fault</h2>",
         *(_article(course, window) for window in course.windows),
+        _healing(course),
         _verdicts(judged.judgements),
         _how(course),
     ]
@@ -102,10 +105,11 @@ def page(course: Course, judged: Verdict) -> str:
 def _head(course: Course, judged: Verdict, whole: Summary) -> str:
     count = len(judged.violations)
     word = "No violation" if judged.is_ok else f"{count} violation{'s' if count > 1 else ''}"
+    unjudged = len(judged.unjudged)
     facts = (
         (word, "of any promise"),
         (f"{len(course.windows)}", "times something was done to it"),
-        (f"{len(course.operations):,}", "operations, every one judged"),
+        (f"{len(course.operations):,}", f"operations, {f'{unjudged} keys not judged' if unjudged else 'all judged'}"),
         (f"{whole.unknown:,}", "outcomes left unknown"),
         (f"{whole.gap_s:.1f} s", "longest time without a success"),
     )
@@ -144,6 +148,8 @@ def _violation(course: Course, judgement: Judgement, violation: Violation) -> st
 
 def _run_chart(course: Course, whole: Summary) -> str:
     bands = [_band(window, course.begin_ns) for window in course.windows]
+    hold_s, go_s = ((moment_ns - course.begin_ns) / SECOND_NS for moment_ns in (course.hold_ns, course.rest_ns))
+    bands.append(charts.Band(hold_s, go_s, "nobody asks: replicas must come to agree"))
     colours = "".join(f'<span><i style="background:var(--{name})"></i>{words}</span>' for name, words in LEGEND)
     return (
         f'<h2>The whole run</h2><div class="legend">{colours}</div>'
@@ -180,6 +186,29 @@ def _row(name: str, seen: Summary) -> str:
         f"{seen.gap_s:.1f} s",
         f"{seen.strong_gap_s:.1f} s",
     )
+    return f"<tr><td>{escape(name)}</td>" + "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>"
+
+
+def _healing(course: Course) -> str:
+    """Return how soon replicas held the same again without a read, and what had brought it to them."""
+    rows = [(window.name, window.healed, window.repairs) for window in course.windows]
+    rows += [(moment, healed, course.repairs) for moment, healed in course.healed.items()]
+    heads = ("keys", "agree after", "hints", "by comparisons", "by reads", "proposals settled", "rows purged")
+    body = "".join(_healed(name, healed, counts) for name, healed, counts in rows if healed is not None)
+    if not body:
+        return ""
+    return (
+        "<h2>How it heals</h2><p>What each replica holds is asked of it in a way that repairs nothing: after each "
+        "fault of keys that no client uses any more, until the next one begins; after the last one, and again at rest, "
+        "of all keys, while no client does anything. Beside it: what healed replicas meanwhile, of all keys.</p>"
+        '<div class="scroll"><table><thead><tr><th>fault</th>'
+        + "".join(f'<th class="n">{head}</th>' for head in heads)
+        + f"</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _healed(name: str, healed: Healed, counts: Counts) -> str:
+    cells = (f"{healed.keys:,}", healed.after, *(f"{count:,}" for count in counts))
     return f"<tr><td>{escape(name)}</td>" + "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>"
 
 

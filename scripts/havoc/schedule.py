@@ -13,7 +13,8 @@ import random
 from itertools import combinations
 from typing import NamedTuple
 
-from scripts.havoc.nemeses import NEMESES, Nemesis
+from scripts.havoc.attack import Nemesis
+from scripts.havoc.catalogue import NEMESES
 
 FAMOUS_PAIRS = (
     ("kill-one", "partition"),

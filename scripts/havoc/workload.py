@@ -6,9 +6,6 @@ Decides: what is asked, how often, of whom, and how an answer becomes a line of 
 Half of the clients know one node only, as if they lived beside it: so every node coordinates, also the one that is cut
 off.  The others find their way as any user of `kvclient` does.  Of either half, some want everything strong, some are
 content with one replica, so that one sees what goes on where strong operations cannot, and some ask for up to all.
-
-A key lives for a few hundred operations and few unknown outcomes, then another takes its place: a checker has to
-consider every order of what is unknown.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from checkers.history import Recorder
 from checkers.operation import Function, Mode
@@ -30,20 +27,22 @@ from kvclient.cluster import Cluster as Links
 from kvclient.errors import EtagMismatch, OutcomeUnknown
 from kvclient.options import Options
 from scripts.havoc.cluster import Cluster
+from scripts.havoc.keys import Key, Keys, Kind
 
-Kind = Literal["register", "counter", "mixed", "eventual"]
 Mix = dict[Kind, dict[str, int]]
 """How often what is asked, of each kind of key."""
 TIMEOUT_S: Final = 3.0
+IMPATIENT_S: Final = 0.25
+"""What one operation in `IMPATIENT_ONE_IN` waits: so outcomes stay unknown under faults that `TIMEOUT_S` outlasts."""
+IMPATIENT_ONE_IN: Final = 10
 SETTLE_TIMEOUT_S: Final = 2.0
-PAUSE_S: Final = 0.05
-KEYS_PER_KIND: Final = 4
+PAUSE_S: Final = 0.1
+BURSTS: Final = (1, 1, 1, 1, 8)
+"""How many operations a client has in flight at once, each as often: whatever hangs or dies meets several."""
 FINAL_TIMEOUT_S: Final = 5.0
 REPAIR_S: Final = 1.0
 """Repairs that reads have set off are on their way for so long."""
 FINAL_READS_IN_FLIGHT: Final = 16
-OPERATIONS_MAX: Final = 250
-UNKNOWN_MAX: Final = 6
 
 
 class Temper(NamedTuple):
@@ -65,7 +64,6 @@ _EVENTUAL: Final[Mix] = {
 }
 STRONG: Final = Temper(_STRONG)
 TEMPERS: Final = (STRONG, Temper(_EVENTUAL), STRONG, Temper(_EVENTUAL, (1, 1, 1, 2, 2, 3)))
-KINDS: Final[tuple[Kind, ...]] = ("register", "counter", "mixed", "eventual")
 
 
 class OneNode(Links):
@@ -81,50 +79,8 @@ async def connect_to(address: str) -> Kv:
     return Kv(await OneNode.open(seeds_of([address]), TIMEOUT_S), Options(timeout=TIMEOUT_S))
 
 
-@dataclass
-class Key:
-    """A key while it is used."""
-
-    name: str
-    kind: Kind
-    operations: int = 0
-    unknown: int = 0
-
-    @property
-    def is_worn(self) -> bool:
-        """True if another should take its place."""
-        return self.operations >= OPERATIONS_MAX or self.unknown >= UNKNOWN_MAX
-
-
-class Keys:
-    """The keys that are in use, and the names of all that ever were."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, Kind] = {}
-        self._in_use: dict[Kind, list[Key]] = {kind: [] for kind in KINDS}
-        for kind in KINDS:
-            for _ in range(KEYS_PER_KIND):
-                self._add(kind)
-
-    def draw(self, kind: Kind, rng: random.Random) -> Key:
-        """Return a key of a kind for the next operation."""
-        keys = self._in_use[kind]
-        key = rng.choice(keys)
-        if key.is_worn:
-            keys.remove(key)
-            key = self._add(kind)
-        key.operations += 1
-        return key
-
-    def _add(self, kind: Kind) -> Key:
-        key = Key(f"{kind}-{len(self.names)}", kind)
-        self.names[key.name] = kind
-        self._in_use[kind].append(key)
-        return key
-
-
 class Client:
-    """One closed loop: an operation, a short pause, the next."""
+    """One closed loop: an operation or some at once, a short pause, the next."""
 
     def __init__(
         self, name: str, kv: Kv, keys: Keys, recorder: Recorder, rng: random.Random, *, temper: Temper, node: str = ""
@@ -139,14 +95,23 @@ class Client:
         self._written = 0
         self._etags: dict[str, str] = {}
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Go on until told to stop; what was begun is finished."""
+    async def run(self, stop: asyncio.Event, go: asyncio.Event) -> None:
+        """Go on until told to stop, while `go` is set; what was begun is finished."""
         while not stop.is_set():
-            kind = self._rng.choice(list(self._mix))
-            shares = self._mix[kind]
-            (what,) = self._rng.choices(list(shares), list(shares.values()))
-            await self._do(self._keys.draw(kind, self._rng), what)
+            await go.wait()
+            await asyncio.gather(*(self._one() for _ in range(self._rng.choice(BURSTS))))
             await asyncio.sleep(PAUSE_S * self._rng.random() * 2)
+
+    async def _one(self) -> None:
+        kind = self._rng.choice(list(self._mix))
+        shares = self._mix[kind]
+        (what,) = self._rng.choices(list(shares), list(shares.values()))
+        key = self._keys.draw(kind, self._rng)
+        if key is not None:
+            try:
+                await self._do(key, what)
+            finally:
+                self._keys.release(key)
 
     async def _do(self, key: Key, what: str) -> None:
         match what:
@@ -170,7 +135,7 @@ class Client:
     # -- one operation each
 
     async def _read(self, key: Key, mode: Mode) -> None:
-        options: dict[str, Any] = {"consistency": mode}
+        options: dict[str, Any] = {"consistency": mode, "timeout": self._timeout_s()}
         if mode == "eventual":
             options["r"] = self._rng.choice(self._copies)
         with self._recorded(key, "read", mode=mode) as record:
@@ -180,7 +145,7 @@ class Client:
         value = self._value()
         with self._recorded(key, "write", value, mode=mode) as record:
             if mode == "eventual":
-                record.made(await self._kv.put(key.name, value, consistency=mode, w=self._rng.choice(self._copies)))
+                record.made(await self._kv.put(key.name, value, consistency=mode, **self._eventually()))
             else:
                 record.made(await self._settled(lambda **id: self._kv.put(key.name, value, consistency=mode, **id)))
 
@@ -194,7 +159,7 @@ class Client:
     async def _delete(self, key: Key, mode: Mode) -> None:
         with self._recorded(key, "delete", mode=mode) as record:
             if mode == "eventual":
-                await self._kv.delete(key.name, consistency=mode, w=self._rng.choice(self._copies))
+                await self._kv.delete(key.name, consistency=mode, **self._eventually())
             else:
                 await self._settled(lambda **id: self._kv.delete(key.name, consistency=mode, **id))
             record.done()
@@ -202,16 +167,23 @@ class Client:
     async def _increment(self, key: Key) -> None:
         step = self._rng.randrange(1, 4)
         with self._recorded(key, "incr", step) as record:
-            record.item(await self._kv.update(key.name, lambda count: count + step, default=0))
+            timeout_s = self._timeout_s()
+            record.item(await self._kv.update(key.name, lambda count: count + step, default=0, timeout=timeout_s))
 
     async def _settled(self, call: Callable[..., Awaitable[Any]]) -> Any:
         """Call; ask every second unknown outcome again under its operation id."""
         try:
-            return await call()
+            return await call(timeout=self._timeout_s())
         except OutcomeUnknown as error:
             if not (error.operation_id and error.retryable and self._rng.random() < 0.5):
                 raise
             return await call(operation_id=error.operation_id, timeout=SETTLE_TIMEOUT_S)
+
+    def _eventually(self) -> dict[str, Any]:
+        return {"w": self._rng.choice(self._copies), "timeout": self._timeout_s()}
+
+    def _timeout_s(self) -> float:
+        return TIMEOUT_S if self._rng.randrange(IMPATIENT_ONE_IN) else IMPATIENT_S
 
     # -- the record of it
 
@@ -291,11 +263,13 @@ class Load:
     rng: random.Random
     keys: Keys = field(default_factory=Keys)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    go: asyncio.Event = field(default_factory=asyncio.Event)
     unread: list[Unread] = field(default_factory=list)
     """What could not be read although nothing was wrong any more."""
 
     async def run(self, clients: int) -> None:
         """Run clients until told to stop."""
+        self.go.set()
         async with asyncio.TaskGroup() as group:
             for number in range(clients):
                 group.create_task(self._client(number))
@@ -307,12 +281,25 @@ class Load:
         temper = TEMPERS[number // 2 // len(names) % len(TEMPERS)]
         rng = random.Random(self.rng.getrandbits(64))
         async with await self._connected(node) as kv:
-            await Client(f"c{number}", kv, self.keys, self.recorder, rng, temper=temper, node=node).run(self.stop)
+            await Client(f"c{number}", kv, self.keys, self.recorder, rng, temper=temper, node=node).run(
+                self.stop, self.go
+            )
+
+    async def hold(self) -> None:
+        """Let all clients finish what they have begun and wait until `go` is set again."""
+        self.go.clear()
+        await self.keys.idle.wait()
 
     async def _connected(self, node: str) -> Kv:
         if node:
             return await connect_to(self.cluster.address(node))
         return await kvclient.connect([self.cluster.address(name) for name in self.cluster.names], timeout=TIMEOUT_S)
+
+    async def read_quietly(self) -> None:
+        """Read every key from each node as it is there: such a read asks nobody else, so it repairs nothing."""
+        for name in self.cluster.names:
+            async with await self._connected(name) as kv:
+                await self._read_all(kv, list(self.keys.names), name, [("eventual", 1)])
 
     async def read_finally(self) -> None:
         """Repair every key by one strong read and one of all replicas, then read it from each node in both ways.
@@ -341,7 +328,7 @@ class Load:
                         item = await kv.get(key, consistency=mode, r=r, timeout=FINAL_TIMEOUT_S)
                     except ClockSkew as error:
                         self.recorder.fail(index, str(error))
-                        if node not in self.cluster.were_ahead:  # else R3 and R5 let it refuse until that time has come
+                        if not self.cluster.is_excused_ahead(node):  # R3 and R5 let it refuse until that time has come
                             self.unread.append(Unread(key, mode, node, str(error)))
                     except KvError as error:
                         self.recorder.fail(index, str(error))

@@ -59,3 +59,9 @@ def test_seconds_add_up_to_the_summary(moments: list[float], end_s: int) -> None
     seen = measure.summary([done(at_s) for at_s in moments], 0, end_s * SECOND_NS)
     assert sum(second.ok for second in seen.seconds) == seen.ok
     assert 0 <= seen.gap_s <= end_s
+
+
+def test_a_time_in_which_nobody_asked_is_no_gap() -> None:
+    operations = [done(1), done(2), done(9)]
+    seen = measure.whole(operations, 0, 2 * SECOND_NS + 1, 8 * SECOND_NS, 10 * SECOND_NS)
+    assert (seen.ok, seen.gap_s, len(seen.seconds)) == (3, 1, 10)

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from checkers.operation import Mode, Operation
+from checkers.report import CheckerResult, Report
 
 from kvnode.local import detached, statefile
 from kvnode.local.supervisor import NodeProcess
 from scripts.havoc import cluster, report, schedule, verdict
+from scripts.havoc.agreement import Healed, Held, State
+from scripts.havoc.catalogue import NEMESES
 from scripts.havoc.cluster import Death
 from scripts.havoc.measure import SECOND_NS
-from scripts.havoc.nemeses import NEMESES
 from scripts.havoc.run import Course, Window
 from scripts.havoc.workload import Unread
 
@@ -40,7 +42,7 @@ class Balance(HTMLParser):
 @pytest.fixture
 def course() -> Course:
     plan = schedule.make(28, 1)
-    made = Course(plan, 3, "injected", 0, 9 * SECOND_NS, 10 * SECOND_NS)
+    made = Course(plan, 3, "injected", 0, 9 * SECOND_NS, 9 * SECOND_NS, 10 * SECOND_NS)
     made.windows = [Window(plan.windows[0], 4 * SECOND_NS, 6 * SECOND_NS, [(4 * SECOND_NS, "<n1> & n2")])]
     made.operations = [
         Operation(number, 0, "write", "k", f"v{number}", call_ns=number * SECOND_NS // 4,
@@ -95,6 +97,44 @@ def test_what_must_not_happen_besides_is_a_violation_too(course: Course, where: 
     assert len(verdict.of(course).violations) == 1
 
 
+def test_replicas_that_differ_at_rest_are_a_violation_with_their_states_and_the_last_operations(course: Course) -> None:
+    held = tuple(Held(node, (version, ""), f"1 byte ({version})") for node, version in (("n1", "5"), ("n2", "4")))
+    course.healed = {"at rest": Healed(40, None, [State("k", held)], ["n1 owes 3 hints to n2"])}
+    judged = verdict.of(course)
+    assert judged.violations == [
+        "agreement: k: at rest its replicas do not agree by themselves: n1 holds 1 byte (5); n2 holds 1 byte (4)",
+        "debts: n1: at rest n1 owes 3 hints to n2",
+    ]
+    finding = next(j for j in judged.judgements if j.name == "agreement").violations[0].finding
+    assert finding is not None
+    assert [operation.index for operation in finding.evidence] == list(range(28, 40))
+    page = report.page(course, judged)
+    assert "1 do not" in page
+    assert '<div class="timeline"><svg' in page
+
+
+def test_replicas_that_agree_are_said_to(course: Course) -> None:
+    course.healed = {"after the last fault": Healed(40, 1.25), "at rest": Healed(41, 0.0)}
+    judged = verdict.of(course)
+    assert judged.is_ok
+    told = {judgement.name: (judgement.verdict, judgement.judged) for judgement in judged.judgements}
+    assert told["agreement"] == ("holds", "40 keys after the last fault: 1.2 s, 41 keys at rest: 0.0 s")
+    assert told["debts"] == ("holds", "3 nodes")
+
+
+@pytest.mark.parametrize(("keys", "unknown", "is_ok"), [(40, 1, True), (40, 2, False), (300, 3, True), (300, 4, False)])
+def test_more_than_a_few_keys_that_could_not_be_judged_are_a_violation(
+    course: Course, monkeypatch: pytest.MonkeyPatch, keys: int, unknown: int, is_ok: bool
+) -> None:
+    """A run that was not judged proves nothing, and says so however it ends."""
+    result = CheckerResult("linear", "It is.", keys, unknown=[f"k{number}" for number in range(unknown)])
+    monkeypatch.setattr(verdict, "judge", lambda operations: Report(1, keys, {}, [result]))
+    judged = verdict.of(course)
+    assert judged.is_ok == is_ok
+    assert f"NOT JUDGED: {unknown} keys (k0 by linear" in str(judged)
+    assert f"{unknown} keys not judged" in report.page(course, judged)
+
+
 def test_reads_that_fail_alike_are_one_violation(course: Course) -> None:
     course.unread = [Unread(f"k{number}", "strong", "n1", "late") for number in range(100)]
     (words,) = verdict.of(course).violations
@@ -110,7 +150,7 @@ def test_a_node_that_takes_no_writes_at_rest_is_a_violation_unless_its_clock_was
     course.operations += [replace(refused, index=100 + number, value=f"w{number}") for number in range(3)]
     (words,) = verdict.of(course).violations
     assert words == f"liveness: n1: at rest none of 3 {mode} writes succeeded: no"
-    course.were_ahead = {"n1"}
+    course.ahead_until_ns = {"n1": course.end_ns}
     assert verdict.of(course).is_ok
 
 
@@ -137,3 +177,31 @@ def test_the_words_of_the_supervisor_about_a_death_are_understood(tmp_path: Path
     with log.open("a") as again:
         again.write(f"{nodes[1].epitaph(8, -9)}\n{nodes[0].epitaph(8, -9)}\n")
     assert [death.node for death in hurt.deaths()] == ["n1", "n2", "n3", "n1"]
+    hurt.excuse("n2", "SIGKILL")
+    hurt.end_excuses()
+    with log.open("a") as again:
+        again.write(f"{nodes[1].epitaph(9, -9)}\n")
+    assert [death.node for death in hurt.deaths()] == ["n1", "n2", "n3", "n1", "n2"], "an excuse has an end"
+
+
+def test_a_node_is_excused_for_being_ahead_until_its_time_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R3, R5: only one that was started so believes its clock."""
+    now_s = 100.0
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now_s)
+    hurt = cluster.Cluster(cluster.plan_cluster(tmp_path, 3), tmp_path, None)
+    hurt.set_clock("n1", 60_000)
+    assert not hurt.is_excused_ahead("n1"), "its clock leapt while it ran"
+    hurt._believe("n1")
+    now_s = 110.0
+    hurt.set_clock("n1")
+    now_s = 110.0 + 60 + cluster.AHEAD_GRACE_S - 1
+    assert hurt.is_excused_ahead("n1")
+    assert hurt.ahead_s() == 1
+    now_s += 2
+    assert not hurt.is_excused_ahead("n1")
+    assert hurt.ahead_s() == 0
+    hurt.set_clock("n1", 60_000)
+    hurt.set_clock("n1")
+    assert not hurt.is_excused_ahead("n1"), "and again it leapt while it ran"

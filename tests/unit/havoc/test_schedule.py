@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scripts.havoc import schedule
-from scripts.havoc.nemeses import NEMESES
+from scripts.havoc.catalogue import NEMESES
 
 
 def names(plan: schedule.Plan) -> list[tuple[str, ...]]:

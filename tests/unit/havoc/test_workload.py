@@ -13,7 +13,8 @@ from checkers.history import Recorder
 from kvclient import DeadlineExceeded, EtagMismatch, Item, OutcomeUnknown
 from kvclient.wire.values import VERSION_BYTES, Version
 from scripts.havoc import workload
-from scripts.havoc.workload import OPERATIONS_MAX, STRONG, UNKNOWN_MAX, Client, Keys, Temper
+from scripts.havoc.keys import IN_FLIGHT_MAX, KEYS_PER_KIND, OPERATIONS_MAX, UNKNOWN_MAX, Keys
+from scripts.havoc.workload import STRONG, Client, Temper
 
 
 def item(key: str, value: str) -> Item:
@@ -46,9 +47,12 @@ class OnlyOnce(asyncio.Event):
 async def recorded(kv: Any, monkeypatch: pytest.MonkeyPatch, f: str = "write", seed: int = 1) -> Any:
     """Let a client do one operation, and return how it was recorded."""
     monkeypatch.setattr(workload, "PAUSE_S", 0)
+    monkeypatch.setattr(workload, "BURSTS", (1,))
+    go = asyncio.Event()
+    go.set()
     recorder, ticks = Recorder(iter(range(1000)).__next__), random.Random(seed)
     temper = Temper({"register": {f: 1}})
-    await Client("c1", kv, Keys(), recorder, ticks, temper=temper).run(OnlyOnce())
+    await Client("c1", kv, Keys(), recorder, ticks, temper=temper).run(OnlyOnce(), go)
     (operation,) = recorder.operations
     return operation
 
@@ -90,14 +94,32 @@ async def test_an_unknown_outcome_that_is_settled_under_its_id_is_one_operation(
     assert seen["info"]
 
 
-def test_a_worn_key_makes_place_for_another() -> None:
+async def test_a_worn_key_makes_place_for_another_and_is_quiet_once_nobody_uses_it() -> None:
     keys, rng = Keys(), random.Random(1)
     first = keys.draw("register", rng)
+    assert first is not None
     first.unknown = UNKNOWN_MAX
-    drawn = [keys.draw("register", rng) for _ in range(50)]
-    assert first not in drawn
-    assert all(key.operations <= OPERATIONS_MAX + 1 for key in drawn)
-    assert len(keys.names) == 17
+    for _ in range(200):
+        key = keys.draw("register", rng)
+        assert key is not None
+        assert key is not first
+        assert key.operations <= OPERATIONS_MAX + 1
+        keys.release(key)
+    assert len(keys.names) == 4 * KEYS_PER_KIND + 1
+    assert keys.take_quiet() == []
+    assert not keys.idle.is_set()
+    keys.release(first)
+    assert keys.idle.is_set()
+    assert keys.take_quiet() == [first.name]
+    assert keys.take_quiet() == []
+
+
+async def test_a_key_has_few_operations_in_flight() -> None:
+    """Each may come to have an unknown outcome, and a checker considers every order of these."""
+    keys, rng = Keys(), random.Random(1)
+    drawn = Counter(key.name if key else "" for key in (keys.draw("counter", rng) for _ in range(500)))
+    del drawn[""]
+    assert set(drawn.values()) == {IN_FLIGHT_MAX}
 
 
 def test_strong_clients_ask_for_nothing_eventual() -> None:

@@ -153,6 +153,7 @@ def test_an_explanation_shows_every_replica_and_whether_they_agree() -> None:
     assert facts["agree"]
     assert "at once" in facts["strong_read"]
     assert [bool(replica["committed"]) for replica in facts["replicas"]] == [True] * 3
+    assert [replica["settled"] for replica in facts["replicas"]] == [False] * 3
 
 
 def test_an_explanation_names_who_does_not_answer() -> None:

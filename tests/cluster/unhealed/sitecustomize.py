@@ -1,0 +1,10 @@
+"""A planted mistake, for nodes that run with this directory on PYTHONPATH: they heal nothing without a read.
+
+No hint is noted, and no trees are compared.  Python imports this by itself when it starts.
+"""
+
+from kvnode.service.anti_entropy import AntiEntropy
+from kvnode.service.handoff import Handoff
+
+AntiEntropy.sweep = lambda self, now_s: None
+Handoff.owe = lambda self, key, missing: None
