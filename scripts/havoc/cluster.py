@@ -31,6 +31,8 @@ from scripts.havoc.disks import SmallDisk
 ASK_TIMEOUT_S = 90.0
 AHEAD_GRACE_S = 5.0
 """How long a node that was ahead may still refuse when its time has come: a heartbeat or two, on a busy machine."""
+COPIES_MAX = 5
+"""Of each key, however many nodes there are."""
 GC_GRACE_S = 60
 """The least that a configuration may say."""
 _DEATH = re.compile(r"^node (\S+) \(pid \d+\) (?:exited|was killed|did not stop)")
@@ -248,7 +250,7 @@ def plan_cluster(directory: Path, nodes: int) -> Config:
     within a run that is longer than a minute.
     """
     config = configuration.local(nodes, directory / "cluster")
-    store = replace(config.stores["default"], replicas=min(nodes, 5))
+    store = replace(config.stores["default"], replicas=min(nodes, COPIES_MAX))
     store = replace(store, q1=0, q2=0, gc_grace_s=GC_GRACE_S)
     limits = replace(
         config.limits,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from checkers.judge import judge
@@ -19,6 +20,7 @@ from checkers.report import Finding
 from scripts.havoc import measure
 from scripts.havoc.agreement import State
 from scripts.havoc.attack import MAJORITY_SERVES
+from scripts.havoc.cluster import COPIES_MAX
 from scripts.havoc.run import Course, Window
 from scripts.havoc.workload import Unread
 
@@ -100,7 +102,7 @@ def of(course: Course) -> Verdict:
     nodes = f"{course.nodes} nodes"
     return Verdict(
         [
-            *_of_history(course.operations),
+            *_of_history(_coordinated(course)),
             _agreement(course),
             _debts(course),
             _of_cluster("no death", "No node ends by itself, unless its own disk fails it.", nodes, deaths),
@@ -155,6 +157,13 @@ def _unread(reads: Iterable[Unread]) -> list[Violation]:
         Violation(node or "any node", f"{len(keys)} {mode} reads failed ({', '.join(keys[:3])}, ...): {error}")
         for (mode, node, error), keys in alike.items()
     ]
+
+
+def _coordinated(course: Course) -> list[Operation]:
+    """Return the operations, with the node that was asked only where every node owns a copy, and so coordinates."""
+    if course.nodes <= COPIES_MAX:
+        return course.operations
+    return [replace(operation, node="") for operation in course.operations]
 
 
 def _of_history(operations: Sequence[Operation]) -> list[Judgement]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Final
 
-from checkers import convergence, counters, linear, origin, superseded, unique, versions
+from checkers import convergence, counters, linear, origin, succession, superseded, unique, versions
 from checkers.keyed import KeyHistory, by_key
 from checkers.operation import Operation
 from checkers.report import CheckerResult, Finding, Report
@@ -85,6 +85,12 @@ def _checkers(searches: _Searches) -> Sequence[tuple[str, str, Callable[[KeyHist
             _any,
             superseded.check,
         ),
+        (
+            succession.NAME,
+            "Of two eventual changes through one node the later one wins.",
+            _has_node_finals,
+            succession.check,
+        ),
         (origin.NAME, "Nothing is shown that was not written.", _any, origin.check),
         (unique.NAME, "One write wins over an ETag, one create wins a life of a key.", _has_checks, unique.check),
         (versions.NAME, "An ETag names one value, and versions rise.", _has_etags, versions.check),
@@ -119,6 +125,11 @@ def _is_counter(history: KeyHistory) -> bool:
 
 def _has_finals(history: KeyHistory) -> bool:
     return len(convergence.final_reads(history)) > 1
+
+
+def _has_node_finals(history: KeyHistory) -> bool:
+    reads = any(operation.is_final for operation in history.operations)
+    return reads and any(change.node and not change.is_strong for change in history.changes)
 
 
 def _run(

@@ -48,8 +48,8 @@ def weak_wrote(value: Value, call: int, ret: int | None, **fields: object) -> Op
     return _operation("write", value, call, ret, "eventual", **fields)
 
 
-def weak_deleted(call: int, ret: int | None) -> Operation:
-    return _operation("delete", None, call, ret, "eventual")
+def weak_deleted(call: int, ret: int | None, **fields: object) -> Operation:
+    return _operation("delete", None, call, ret, "eventual", **fields)
 
 
 def weak_read(saw: Value, call: int, ret: int, **fields: object) -> Operation:

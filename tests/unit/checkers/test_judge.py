@@ -50,6 +50,23 @@ PLANTED = {
         ["mixed", "superseded"],
         [weak_wrote("w", 0, 1), wrote("a", 2, 3), read("w", 4, 5)],
     ),
+    "an eventual delete undone at rest": (
+        ["succession"],
+        [weak_wrote("a", 0, 1, node="n1"), weak_deleted(2, 3, node="n1"), at_rest("a", 9, "n2")],
+    ),
+    "an eventual write undone at rest": (
+        ["succession"],
+        [weak_wrote("a", 0, 1, node="n1"), weak_wrote("b", 2, 3, node="n1"), at_rest("a", 9, "n2")],
+    ),
+    "an old delete that wins at rest": (
+        ["succession"],
+        [
+            weak_wrote("a", 0, 1),
+            weak_deleted(2, 3, node="n1"),
+            weak_wrote("b", 4, 5, node="n1"),
+            at_rest(None, 9, "n2"),
+        ],
+    ),
     "a value out of thin air": (["linear", "origin"], [read("a", 0, 1)]),
     "a value of a failed write": (["linear", "origin"], [wrote("a", 0, 1, status="fail"), read("a", 2, 3)]),
     "a dirty read": (["origin"], [wrote("a", 0, 1, status="fail"), weak_read("a", 0, 1)]),
@@ -137,6 +154,31 @@ def test_a_planted_violation_is_found_among_good_operations(name: str) -> None:
         pytest.param([created("a", 0, 1), weak_deleted(2, None), created("b", 4, 5)], id="a create after a delete"),
         pytest.param([weak_wrote("a", 0, 1), deleted(2, 3), at_rest("a", 9, "n1")], id="a delete that found nothing"),
         pytest.param([weak_wrote("a", 0, 1), weak_wrote("b", 2, 3), at_rest("a", 9, "n1")], id="a slow clock"),
+        pytest.param(
+            [weak_wrote("a", 0, 1, node="n1"), weak_deleted(2, 3, node="n2"), at_rest("a", 9, "n1")],
+            id="a delete with a slow clock",
+        ),
+        pytest.param(
+            [weak_wrote("a", 0, 5, node="n1"), weak_deleted(2, 3, node="n1"), at_rest("a", 9, "n1")],
+            id="a delete at the same time",
+        ),
+        pytest.param(
+            [weak_wrote("a", 0, 1, node="n1"), weak_deleted(2, None, node="n1"), at_rest("a", 9, "n1")],
+            id="an unknown eventual delete",
+        ),
+        pytest.param(
+            [weak_wrote("a", 0, 1, node="n1"), weak_deleted(2, 3, node="n1"), weak_read("a", 4, 5)],
+            id="a stale read of a deleted key",
+        ),
+        pytest.param(
+            [
+                weak_deleted(0, 1, node="n1"),
+                weak_wrote("a", 2, 3, node="n1"),
+                weak_deleted(2, 5),
+                at_rest(None, 9, "n1"),
+            ],
+            id="another delete",
+        ),
         pytest.param([wrote("a", 0, 1), weak_read(None, 2, 3)], id="a stale eventual read"),
         pytest.param([weak_wrote("a", 0, 1), read(None, 2, 3), at_rest("a", 9, "n1")], id="C1"),
         pytest.param([counted(1, 0, 1), counted(None, 2, None), at_rest(1, 9, "n1")], id="an unknown increment"),
