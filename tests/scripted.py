@@ -230,7 +230,8 @@ class ScriptedCluster:
             return (m.STAMPED, number, bytes([ENTRY_ABSENT]) + self._eventual_version())
         if kind == m.SCAN:
             return self._scan(message)
-        return (m.RESULT, number, {"state": "serving", "agree": True})
+        peers = {node.name: "up" for node in self.nodes}
+        return (m.RESULT, number, {"state": "serving", "agree": True, "peers": peers})
 
     def _mutate(self, message: list[Any]) -> tuple[Any, ...]:
         _, number, name, session, sequence, _, _, issued, _, action, check, etag, content, ttl_ms, _ = message

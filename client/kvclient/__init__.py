@@ -45,6 +45,7 @@ from kvclient.errors import (
     Overloaded,
     QuorumUnreachable,
 )
+from kvclient.health import Health
 from kvclient.item import Item
 from kvclient.options import Concurrency, Consistency, Copies, Ttl
 from kvclient.session import OperationId
@@ -61,6 +62,7 @@ __all__ = [
     "DeadlineExceeded",
     "Delete",
     "EtagMismatch",
+    "Health",
     "InvalidRequest",
     "Item",
     "Kv",

@@ -17,6 +17,7 @@ from kvclient.addresses import Seeds, seeds_of
 from kvclient.cluster import Cluster
 from kvclient.connection import Answer
 from kvclient.errors import NotConnected
+from kvclient.health import Health, judge
 from kvclient.options import Concurrency, Consistency, Copies, Options, Ttl, seconds, text
 from kvclient.retries import error_of
 from kvclient.session import SESSION_BYTES, OperationId
@@ -26,6 +27,8 @@ from kvclient.wire.messages import RESULT, STATUS
 CONNECT_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S_MAX = 3600.0
 DEFAULT_STORE = "default"
+HEALTH_TIMEOUT_S = 1.0
+"""A node that does not say within it how it is, is not well."""
 
 
 def connect(
@@ -153,6 +156,14 @@ class Kv(Store):
                 error = str(error_of(link, answer))
             facts[name] = {"node": name, "address": str(address), "state": "unreachable", "error": error}
         return facts
+
+    async def health(self, stores: Iterable[str] = (DEFAULT_STORE,), *, timeout: float = HEALTH_TIMEOUT_S) -> Health:  # noqa: ASYNC109
+        """Return whether every key of these stores can be read and written with a quorum now.
+
+        It asks every node for its state, so do not call it before each request: keep the answer for a second.
+        """
+        facts = await self.status(timeout=timeout)
+        return judge(self._cluster.table, list(stores), facts)
 
     async def close(self) -> None:
         """Close every connection.  Calls in flight end as lost: NotConnected or OutcomeUnknown.  Idempotent."""

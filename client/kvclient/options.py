@@ -31,12 +31,18 @@ class StoreSettings:
     """What the cluster says about one store (WELCOME)."""
 
     replicas: int = 3
+    q1: int = 2
     q2: int = 2
     r: int = 1
     w: int = 1
     consistency: str = "eventual"
     concurrency: str = "last-write"
     ttl_s: float = 0.0
+
+    @property
+    def quorum(self) -> int:
+        """The replicas that a strong operation needs at most: to learn what stands, or to change it."""
+        return max(self.q1, self.q2)
 
     @property
     def majority(self) -> int:

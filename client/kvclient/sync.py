@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from kvclient import client as aio
 from kvclient.errors import KvError, NotConnected, OutcomeUnknown
+from kvclient.health import Health
 from kvclient.item import Item
 from kvclient.options import Concurrency, Consistency, Copies, Ttl
 from kvclient.session import OperationId
@@ -368,6 +369,10 @@ class Kv(Store):
     def status(self, *, timeout: float | None = None) -> dict[str, dict[str, Any]]:
         """Return for each node, by name, what it says about itself."""
         return self._worker.run(self._kv.status(timeout=timeout))
+
+    def health(self, stores: Iterable[str] = (aio.DEFAULT_STORE,), *, timeout: float = aio.HEALTH_TIMEOUT_S) -> Health:
+        """Return whether every key of these stores can be read and written with a quorum now."""
+        return self._worker.run(self._kv.health(list(stores), timeout=timeout))
 
     def close(self) -> None:
         """Close every connection and end the thread.  Calls of other threads end as lost.  Idempotent."""
