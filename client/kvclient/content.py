@@ -45,11 +45,19 @@ class RawJson(str):
     __slots__ = ()
 
 
+class _CheckedJson(RawJson):
+    """JSON text that `raw_json_at` has checked, so that it need not be parsed a second time."""
+
+    __slots__ = ()
+
+
 def encode(value: Any) -> bytes:
     """Return the content that stores `value`.  Raises InvalidRequest for what would not come back equal."""
     kind = type(value)
     if kind is bytes:
         return _BYTES_PREFIX + value  # type: ignore[no-any-return]
+    if kind is _CheckedJson:
+        return _JSON_PREFIX + _utf8(value)
     if kind not in _SCALARS:
         if isinstance(value, bytes | bytearray):
             return _BYTES_PREFIX + value
@@ -140,14 +148,35 @@ def _finite(text: str) -> float:
     return number
 
 
+# Integers are only looked at, never converted: they may be of any size.
+_looking = json.JSONDecoder(parse_int=len, parse_float=_finite, parse_constant=_refuse_constant)
+
+
 def _checked_text(text: RawJson) -> bytes:
-    try:  # integers are only looked at, never converted: they may be of any size
-        _check(json.loads(text, parse_int=len, parse_float=_finite, parse_constant=_refuse_constant), 0)
+    try:
+        _check(_looking.decode(text), 0)
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"RawJson is not JSON: {error}") from error
     except RecursionError as error:
         raise InvalidRequest(f"the JSON text is nested deeper than {NESTING_MAX} levels") from error
     return _utf8(text)
+
+
+def raw_json_at(text: str, at: int) -> tuple[RawJson, int]:
+    """Return the JSON value that begins at `text[at]`, as it is written there, and where it ends.
+
+    For whoever takes values out of a larger JSON text: what this returns is checked, and not parsed again when it is
+    stored.  Raises InvalidRequest.
+    """
+    try:
+        value, end = _looking.raw_decode(text, at)
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"it is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest(f"the JSON text is nested deeper than {NESTING_MAX} levels") from error
+    if type(value) not in _SCALARS:
+        _check(value, 0)
+    return _CheckedJson(text[at:end]), end
 
 
 def _encode_slowly(value: Any, error: ValueError) -> str:
