@@ -123,3 +123,29 @@ def check_key(store: str, prefix: str, key: str, *, has_prefix: bool = False) ->
         except InvalidRequest as error:
             raise errors.malformed(str(error)) from error
     return whole
+
+
+class Said(NamedTuple):
+    """What a request says for everything in it, beside what each item says for itself.
+
+    Of several places the first that speaks wins: the query, the item's options, the headers of Dapr's old how-to, the
+    metadata; and of metadata that of the query before the item's own.
+    """
+
+    consistency: str = ""
+    concurrency: str = ""
+    header_consistency: str = ""
+    header_concurrency: str = ""
+    metadata: Mapping[str, str] = {}
+
+    def over(self, metadata: Mapping[str, str]) -> Mapping[str, str]:
+        """Return an item's metadata under that of the request."""
+        return {**metadata, **self.metadata} if self.metadata else metadata
+
+    def consistency_of(self, metadata: Mapping[str, str], option: str = "") -> Consistency | None:
+        """Return the consistency of an item.  Raises StateError."""
+        return consistency_of(self.consistency, option, self.header_consistency, metadata.get("consistency"))
+
+    def concurrency_of(self, metadata: Mapping[str, str], option: str = "") -> Concurrency | None:
+        """Return the concurrency of an item.  Raises StateError."""
+        return concurrency_of(self.concurrency, option, self.header_concurrency, metadata.get("concurrency"))

@@ -1,0 +1,150 @@
+"""The gateway as a process: one client of the cluster, and the servers that speak for it.
+
+Decides: the order of listening, connecting, serving, draining and closing.  Leaves to others: what is served (`http`),
+and where the settings come from (`kvnode.cli`).
+
+    listen -> (answer "not ready") -> connect to the cluster, as long as it takes -> serve until SIGTERM, SIGINT or an
+    allowed shutdown -> say "not ready" -> finish what is under way -> close
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import uvicorn
+
+import kvclient
+from kvnode.dapr.about import About
+from kvnode.dapr.health import Quorums
+from kvnode.dapr.http import Api
+from kvnode.dapr.settings import GatewaySettings
+from kvnode.dapr.state import States
+
+BACKLOG = 1024
+DRAIN_TIMEOUT_S = 10
+"""How long requests under way may take to end; a request to the cluster takes 5 seconds at most."""
+CONNECT_TIMEOUT_S = 2.0
+RECONNECT_S = 0.5
+
+_log = logging.getLogger("kvnode.dapr")
+
+
+async def run(settings: GatewaySettings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and stop; prints one line when it serves.
+
+    Raises kvclient.ConfigError if an address cannot be had, and kvclient.InvalidRequest for a store whose settings are
+    out of bounds.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+
+    def announce(address: str) -> None:
+        gc.collect()
+        gc.freeze()
+        print(f"kvnode gateway serves HTTP on {address}", flush=True)
+
+    await serve(settings, stopped, announce)
+
+
+async def serve(settings: GatewaySettings, stopped: asyncio.Event, announce: Callable[[str], None]) -> None:
+    """Serve until `stopped` is set, then drain; `announce` is called with the address once the cluster is served."""
+    about = About(settings)
+    api = Api(settings, about, stopped.set)
+    async with contextlib.AsyncExitStack() as last, _http(api, settings, stopped) as address:
+        kv = await _connected(settings, stopped)
+        if kv is None:
+            return
+        last.push_async_callback(kv.close)  # after the servers, whose requests need it
+        api.begin(States(kv, settings), Quorums(kv, (store.store for store in settings.stores.values())))
+        announce(address)
+        await stopped.wait()
+        _log.info("draining")
+        api.end()
+
+
+async def _connected(settings: GatewaySettings, stopped: asyncio.Event) -> kvclient.Kv | None:
+    """Connect, again and again until it succeeds or `stopped` is set (None)."""
+    told = ""
+    while not stopped.is_set():
+        try:
+            return await kvclient.connect(settings.seeds, cluster=settings.cluster, connect_timeout=CONNECT_TIMEOUT_S)
+        except kvclient.NotConnected as error:
+            if str(error) != told:
+                told = str(error)
+                _log.warning("the cluster cannot be reached yet: %s", told)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), RECONNECT_S)
+    return None
+
+
+# -- HTTP
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _http(api: Api, settings: GatewaySettings, stopped: asyncio.Event) -> AsyncIterator[str]:
+    """Serve HTTP within the block; gives the address.  The end of the block waits for requests under way.
+
+    A server that ends by itself sets `stopped`, and raises why at the end of the block.
+    """
+    sockets = _listen(settings.host, settings.http_port)
+    bounds = settings.bounds
+    server = _Server(
+        uvicorn.Config(
+            api,
+            http="httptools",
+            ws="none",
+            loop="none",
+            lifespan="off",
+            interface="asgi3",
+            proxy_headers=False,
+            server_header=False,
+            access_log=False,
+            log_config=None,
+            backlog=BACKLOG,
+            timeout_keep_alive=round(bounds.keep_alive_s),
+            timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
+        )
+    )
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets), name="http")
+    serving.add_done_callback(lambda _: stopped.set())
+    host, port = sockets[0].getsockname()[:2]
+    try:
+        yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """Return a listening socket for every address of a host; port 0 is any free one.  Raises kvclient.ConfigError."""
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            if sockets and port == 0:
+                break
+            sockets.append(socket.create_server((str(address[0]), int(address[1])), family=family, backlog=BACKLOG))
+    except OSError as error:
+        for opened in sockets:
+            opened.close()
+        reason = error.strerror or str(error)
+        raise kvclient.ConfigError(f"cannot listen on {host}:{port}: {reason}: choose another address") from error
+    return sockets

@@ -1,0 +1,87 @@
+"""Gateways for the tests: the real one, on a thread of its own, for a real cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json as jsons
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import httpx
+from processes import RealCluster
+
+from kvnode.dapr import gateway as process
+from kvnode.dapr.settings import DaprStore, GatewaySettings
+
+STORES = {
+    "statestore": DaprStore("statestore", "default"),
+    "strong": DaprStore("strong", "default", "strong||", consistency="strong"),
+    "short": DaprStore("short", "default", "short||", ttl_s=1000),
+}
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A running gateway."""
+
+    address: str
+    settings: GatewaySettings
+
+    @property
+    def url(self) -> str:
+        """The beginning of every path."""
+        return f"http://{self.address}"
+
+
+def settings_of(cluster: RealCluster, **changes: Any) -> GatewaySettings:
+    """The settings of a gateway for a cluster."""
+    settings = GatewaySettings(tuple(cluster.addresses), cluster.config.cluster_name, STORES, "app")
+    return replace(settings, http_port=0, grpc_port=0, **changes)
+
+
+@contextmanager
+def run_gateway(settings: GatewaySettings) -> Iterator[Gateway]:
+    """Run a gateway on a thread of its own until the block ends; it stops as the process does, but for the signal."""
+    loop = asyncio.new_event_loop()
+    stopped = asyncio.Event()
+    served: list[str] = []
+    is_served = threading.Event()
+
+    def announce(address: str) -> None:
+        served.append(address)
+        is_served.set()
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(process.serve(settings, stopped, announce))
+        finally:
+            is_served.set()
+
+    thread = threading.Thread(target=run, name="gateway")
+    thread.start()
+    try:
+        assert is_served.wait(30)
+        assert served, "the gateway ended before it served"
+        yield Gateway(served[0], settings)
+    finally:
+        loop.call_soon_threadsafe(stopped.set)
+        thread.join()
+        loop.close()
+
+
+class Http(httpx.Client):
+    """A client of one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(base_url=gateway.url, timeout=30)
+
+    def save(self, *items: Any, store: str = "statestore", **options: Any) -> httpx.Response:
+        """Save items."""
+        return self.post(f"/v1.0/state/{store}", content=jsons.dumps(items), **options)
+
+    def read(self, key: str, store: str = "statestore", **options: Any) -> httpx.Response:
+        """Get a key, whose name is part of the path as it is."""
+        return self.get(f"/v1.0/state/{store}/{key}", **options)
