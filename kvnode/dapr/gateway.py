@@ -21,6 +21,7 @@ import uvicorn
 
 import kvclient
 from kvnode.dapr.about import About
+from kvnode.dapr.connecting import connected
 from kvnode.dapr.health import Quorums
 from kvnode.dapr.http import Api
 from kvnode.dapr.settings import GatewaySettings
@@ -29,8 +30,6 @@ from kvnode.dapr.state import States
 BACKLOG = 1024
 DRAIN_TIMEOUT_S = 10
 """How long requests under way may take to end; a request to the cluster takes 5 seconds at most."""
-CONNECT_TIMEOUT_S = 2.0
-RECONNECT_S = 0.5
 
 _log = logging.getLogger("kvnode.dapr")
 
@@ -59,7 +58,7 @@ async def serve(settings: GatewaySettings, stopped: asyncio.Event, announce: Cal
     about = About(settings)
     api = Api(settings, about, stopped.set)
     async with contextlib.AsyncExitStack() as last, _http(api, settings, stopped) as address:
-        kv = await _connected(settings, stopped)
+        kv = await connected(settings.seeds, settings.cluster, stopped)
         if kv is None:
             return
         last.push_async_callback(kv.close)  # after the servers, whose requests need it
@@ -68,21 +67,6 @@ async def serve(settings: GatewaySettings, stopped: asyncio.Event, announce: Cal
         await stopped.wait()
         _log.info("draining")
         api.end()
-
-
-async def _connected(settings: GatewaySettings, stopped: asyncio.Event) -> kvclient.Kv | None:
-    """Connect, again and again until it succeeds or `stopped` is set (None)."""
-    told = ""
-    while not stopped.is_set():
-        try:
-            return await kvclient.connect(settings.seeds, cluster=settings.cluster, connect_timeout=CONNECT_TIMEOUT_S)
-        except kvclient.NotConnected as error:
-            if str(error) != told:
-                told = str(error)
-                _log.warning("the cluster cannot be reached yet: %s", told)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopped.wait(), RECONNECT_S)
-    return None
 
 
 # -- HTTP

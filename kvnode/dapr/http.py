@@ -65,6 +65,11 @@ class Request(NamedTuple):
         """Return a header as text, "" if it is not there."""
         return self.headers.get(name, b"").decode("latin-1")
 
+    def etag(self) -> str:
+        """Return the ETag of `If-Match`: bare, as Dapr's users send it, or in quotes, as HTTP has it."""
+        etag = self.header(b"if-match")
+        return etag[1:-1] if len(etag) > 1 and etag[0] == etag[-1] == '"' else etag
+
     def said(self) -> Said:
         """Return what the request says for everything in it."""
         query, headers = self.query, self.headers
@@ -230,7 +235,7 @@ class Api:
         save = Save(
             key,
             await request.body(),
-            request.header(b"if-match"),
+            request.etag(),
             said.concurrency_of(metadata),
             said.consistency_of(metadata),
             ttl_of(metadata, Call.SAVE, store.name, key),
@@ -239,7 +244,7 @@ class Api:
 
     async def _delete(self, request: Request, store: StateStore, key: str) -> Answer:
         said, metadata = request.said(), request.said().metadata
-        etag, concurrency = request.header(b"if-match"), said.concurrency_of(metadata)
+        etag, concurrency = request.etag(), said.concurrency_of(metadata)
         await store.delete(Delete(key, etag, concurrency, said.consistency_of(metadata)))
         return NO_CONTENT
 

@@ -165,6 +165,12 @@ def test_every_row_of_the_etag_table_for_deletes(http: Any, key: str, concurrenc
     assert delete("") == (409 if concurrency == "first-write" else 204)  # an empty ETag is none
 
 
+def test_an_etag_in_quotes_is_the_same_etag(http: Any, key: str) -> None:
+    etag = http.save({"key": key, "value": 1}).headers["etag"]
+    for header, status in ((f'"{etag}x"', 409), (f'W/"{etag}"', 409), ("*", 409), (f'"{etag}"', 204)):
+        assert http.delete(f"/v1.0/state/statestore/{key}", headers={"if-match": header}).status_code == status
+
+
 def test_an_expired_key_is_absent_for_a_create(http: Any, key: str) -> None:
     item = {"key": key, "value": 1, "options": {"concurrency": "first-write"}}
     assert http.save({**item, "metadata": {"ttlInSeconds": "1"}}).status_code == 204
