@@ -272,9 +272,9 @@ def _judge(item: int, image: Image, theirs: comparing.Listed | None, salt: int, 
     """Return whether the other node must get this key from here, and whether this node must get it from there."""
     if theirs is None:
         return bool(item), False
-    if not item:
-        return False, not image.settled  # R38: what is settled here is not fetched again
+    times = comparing.times_of(image)
+    if not item:  # R38: the tombstone that is settled here is not fetched again, but what was written since is
+        return False, not image.settled or bool(sends_all) or times != theirs.times
     if shorten(item, salt) == theirs.item:
         return False, False
-    times = comparing.times_of(image)
     return bool(sends_all) or times >= theirs.times, bool(sends_all) or times <= theirs.times

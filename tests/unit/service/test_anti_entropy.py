@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from schedule import catch, propose_and_die
+from reaping import compares, mourning_until, trees_are_right
+from schedule import apart, catch, propose_and_die, seen_by
 from world import World, name_of
 
 from kvclient.wire import messages as m
@@ -296,6 +297,29 @@ def test_a_settled_tombstone_is_not_sent_and_not_asked_for() -> None:
     assert register.image.settled
     assert sum(host.node.healing.mending.repaired for host in world.hosts) == 0
     assert node.healing.mending.sent == 0
+
+
+@pytest.mark.parametrize("is_strong", [True, False])
+def test_what_was_written_over_a_settled_tombstone_is_fetched(is_strong: bool) -> None:
+    """R32, R38: the others have removed the tombstone, and the key is written again, while a node that still has it is
+    away.  Nothing is owed to that node any more."""
+    world, a, b, c, removals = mourning_until(m.REMOVE)
+    assert b == 2, "of two nodes the first asks: this must be the one that is asked"
+    compares(world)
+    for host in world.hosts:
+        host.node.handoff.is_on = False
+    removals.pour(target=c)
+    world.run()
+    with apart(world, b):
+        call = world.put("k", b"new", c) if is_strong else world.write("k", b"new", c)
+        world.run(0.2)
+        assert call.kind == m.APPLIED
+    assert world.register(b, "k").image.settled
+    for index in (a, c):
+        world.hosts[index].node.healing.anti_entropy.repair("")
+    world.run(20.0)
+    assert seen_by(world, b) == b"new"
+    assert trees_are_right(world)
 
 
 def test_records_for_a_key_of_others_change_nothing() -> None:
