@@ -40,6 +40,8 @@ PREFIX = "hint/"
 WINDOW = 16
 """Debts on their way to one node.  Each answer lets the next one go, so that neither side meets a burst."""
 WINDOW_BYTES = 1 << 20
+_ANSWER_S = 30.0
+"""How long an answer is waited for: the other may have had no room for it in its outbox."""
 _CLAIMS_MAX = 256
 """Generations of recent keys that wait to be looked through."""
 _CLAIMED_TOGETHER = 1024
@@ -55,10 +57,11 @@ _UNDECIDED_MAX = 1024
 class _Sent:
     """A debt on its way: paid by WRITTEN, put back by anything else."""
 
-    __slots__ = ("handoff", "key", "number", "size_bytes", "target")
+    __slots__ = ("deadline_s", "handoff", "key", "number", "size_bytes", "target")
 
-    def __init__(self, handoff: Handoff, target: int, key: bytes, size_bytes: int) -> None:
+    def __init__(self, handoff: Handoff, target: int, key: bytes, size_bytes: int, deadline_s: float) -> None:
         self.handoff = handoff
+        self.deadline_s = deadline_s
         self.target = target
         self.key = key
         self.size_bytes = size_bytes
@@ -111,6 +114,7 @@ class Handoff:
         self._losses = list(exchanges.losses)
         self._doubted = 0
         self._refusing_until_s = [0.0] * len(names)
+        self._sent: dict[int, _Sent] = {}
         self._in_flight_bytes = [0] * len(names)
         self._resume_s = [0.0] * len(names)
         """When each node, whose own budget may be spent, takes more debts."""
@@ -200,6 +204,8 @@ class Handoff:
         self._doubted = doubted
         self.recent.sweep(now_s, exchanges.up & self._not_home)
         self._look_through_claims()
+        for sent in [sent for sent in self._sent.values() if sent.deadline_s < now_s]:
+            self.on_answer(sent, "silent")
         self._payable = exchanges.up & ~doubted
         for target, ledger in self.hints.ledgers.items():
             if ledger.waiting:
@@ -263,7 +269,8 @@ class Handoff:
         if not ballot and not entry:
             self._discharge(target, ledger, key)
             return True
-        sent = _Sent(self, target, key, len(record.body) + len(record.window) + len(entry) + debt.size_bytes)
+        size_bytes = len(record.body) + len(record.window) + len(entry) + debt.size_bytes
+        sent = _Sent(self, target, key, size_bytes, self._clock.monotonic_s() + _ANSWER_S)
         if not self.may_spend(sent.size_bytes):
             ledger.put_back(key, first=True)
             return False
@@ -272,6 +279,7 @@ class Handoff:
             self._exchanges.end(number)
             ledger.put_back(key, first=True)
             return False
+        self._sent[number] = sent
         self._in_flight_bytes[target] += sent.size_bytes
         return True
 
@@ -315,6 +323,7 @@ class Handoff:
         `wait_ms` is what the other asks for before it is sent more.
         """
         self._exchanges.end(sent.number)
+        del self._sent[sent.number]
         target, key = sent.target, sent.key
         self._in_flight_bytes[target] -= sent.size_bytes
         ledger = self.hints.ledgers[target]

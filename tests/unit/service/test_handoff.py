@@ -332,6 +332,25 @@ def test_an_expired_link_puts_back_what_was_sent() -> None:
     assert seen_by(world, c, "key2") == b"v"
 
 
+def test_a_debt_whose_answer_is_lost_is_sent_again() -> None:
+    """The receiver had no room for its answer: without a limit the debt would wait for it until the link ends, and all
+    other debts to that node behind a few such."""
+    world, a, _, c = trio()
+    with apart(world, c):
+        write(world, b"v", a)
+    answers = catch(world, m.WRITTEN, source=c, target=a)
+    world.run(1.0)
+    assert answers.messages
+    answers.stop()
+    world.run(20.0)
+    assert owed(world, a) == 1
+    world.run(20.0)
+    assert owed(world, a) == 0
+    answers.pour()  # a late one pays nothing twice
+    world.run()
+    assert world.hosts[a].node.handoff.facts()["hints_delivered"] == 1
+
+
 def test_the_repair_budget_sets_the_pace() -> None:
     world, a, _, c = trio()
     with apart(world, c):
