@@ -82,6 +82,8 @@ class _Walk:
             if not self.asked:
                 self.purge.on_step_done(self)
         else:
+            if answer == m.PURGE_OTHER:
+                self.purge.on_overtaken(self)
             self.purge.on_blocked(self, index)
 
     def on_lost(self, index: int) -> None:
@@ -127,6 +129,8 @@ class Purge:
         self._due: list[tuple[float, bytes]] = []
         self._walks: dict[bytes, _Walk] = {}
         self._rounds = 0
+        self._overtaken: set[bytes] = set()
+        """Keys of which a replica has something else, perhaps of the same version: hash trees do not show that."""
         self._blocked: dict[bytes, int] = {}
         """Keys that wait for one replica, and for which."""
         self.purged = 0
@@ -201,6 +205,7 @@ class Purge:
 
     def _forget(self, key: bytes) -> None:
         self._known.discard(key)
+        self._overtaken.discard(key)
         self._blocked.pop(key, None)
 
     # -- what a key needs
@@ -214,7 +219,7 @@ class Purge:
             self._forget(key)
         elif image.accepted_ballot:
             self._retry(key)  # the resolver, or whoever proposed it, decides it first
-        elif image.settled and not image.overlay:
+        elif image.settled and not image.overlay and key not in self._overtaken:
             self._step(_Walk(self, key, placement, image.committed_ballot), m.SETTLE, placement.members)
         elif body_content(body):
             self._await_expiry(key, placement, body_times(body)[0], now_ms)
@@ -236,7 +241,8 @@ class Purge:
         ends_ms = Window.decode(image.committed.window).ends_ms
         if ends_ms > now_ms:
             self._wait_ms(key, ends_ms - now_ms)
-        elif not image.anchored_ms:
+        elif not image.anchored_ms or key in self._overtaken:
+            self._overtaken.discard(key)
             self._run_round(key, placement, ANCHOR)
         elif now_ms - image.anchored_ms < self._settle_after_ms(key[2:]):
             self._wait_ms(key, image.anchored_ms + self._settle_after_ms(key[2:]) - now_ms)
@@ -301,6 +307,10 @@ class Purge:
 
     def _has_row(self, walk: _Walk) -> bool:
         return self._registers.get(walk.key).image.committed_ballot == walk.ballot
+
+    def on_overtaken(self, walk: _Walk) -> None:
+        """A replica holds something else than the tombstone: a round of all N brings them together, and begins anew."""
+        self._overtaken.add(walk.key)
 
     def on_blocked(self, walk: _Walk, index: int) -> None:
         """A replica could not do its step, or has not answered; look at the key again later."""

@@ -16,7 +16,7 @@ from reaping import (
     removed_at,
     trees_are_right,
 )
-from schedule import apart, catch, propose_and_die, put, seen_by, settle
+from schedule import apart, catch, finished, propose_and_die, put, seen_by, settle
 from world import World, name_of
 
 from kvclient.wire import messages as m
@@ -124,6 +124,27 @@ def test_a_write_between_the_steps_lives(kind: int, reached: int, is_strong: boo
     assert [seen_by(world, at) for at in (a, b, c)] == [b"new"] * 3
     assert trees_are_right(world)
     world.invariants()
+
+
+@pytest.mark.parametrize("is_settled", [False, True])
+def test_a_primary_that_missed_a_round_of_the_same_version_finds_out(is_settled: bool) -> None:
+    """A refused retry is recorded with the tombstone, whose version stays (R23): no hash tree shows it.  The
+    primary has anchored the tombstone, or has settled it as the first."""
+    world, a, b, _, lost = mourning_until(m.SETTLE)
+    if not is_settled:
+        world, a, b, _ = mourning()
+        world.run(WINDOW_S + GRACE_S / 2)
+    image = world.register(a, "k").image
+    assert image.anchored_ms
+    assert image.settled is is_settled
+    for host in world.hosts:
+        host.node.handoff.is_on = False
+    with apart(world, a):
+        assert finished(world, world.put("k", b"x", b, etag="AAAA", attempt=2, timeout_ms=100)).kind == m.CONFLICT
+        settle(world)
+    lost.stop()
+    world.run(4 * GRACE_S)
+    assert absent_everywhere(world), "the tombstone was never purged"
 
 
 def test_two_primaries_hinder_each_other_and_break_nothing() -> None:
