@@ -108,6 +108,7 @@ class Node:
             engine, limits.registers_max, limits.register_bytes_max, limits.undecided_max,
             self.ceilings.restart_promise,
         )  # fmt: skip
+        self.registers.is_row_key = self.placements.is_row_key
         unsynced = {name.encode() for name, store in self.config.stores.items() if store.durability == "os"}
         self.replica = Replica(
             engine, self.registers, self.ceilings, self.age, clock, EPOCH, limits.max_offset_ms, unsynced

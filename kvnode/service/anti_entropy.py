@@ -23,7 +23,7 @@ from typing import Any
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvnode.config import Limits
-from kvnode.core.merkle import children, item_of, levels_of, shorten
+from kvnode.core.merkle import BITS_MAX, LEVELS, children, item_of, levels_of, shorten
 from kvnode.runtime import Clock
 from kvnode.service import comparing
 from kvnode.service.exchange import Exchanges
@@ -230,7 +230,12 @@ class AntiEntropy:
     def _comparison(self, index: int, store: str, tally: Tally) -> Steps:
         ranges = self._shared(index)
         demand = self.demand if self.demand is not None and self.demand.is_running else None
-        is_whole = yield from self._until_equal(index, ranges, store, tally, demand)
+        try:
+            is_whole = yield from self._until_equal(index, ranges, store, tally, demand)
+        except m.MessageError:
+            if demand is not None:
+                demand.failed.append(self._names[index])
+            raise
         partner = self._partners[index]
         now_s = self._clock.monotonic_s()
         if is_whole:
@@ -295,8 +300,10 @@ class AntiEntropy:
         answer = yield (m.TREE_ROOTS, 0, self._epoch, comparing.pack_roots(roots))
         if answer is None or answer[0] != m.TREE_DIFFER or not answer[2]:
             return None
+        if not LEVELS[0] <= answer[2] <= BITS_MAX:
+            raise m.MessageError(f"trees of 2 ** {answer[2]} leaves")
         self._partners[index].bits = answer[2]
-        return [ranges[number] for number in comparing.unpack_numbers(answer[3]) if number < len(ranges)]
+        return [ranges[number] for number in comparing.unpack_numbers(answer[3], len(ranges))]
 
     def _mend(self, index: int, copies: int, partition: int, store: str, sends_all: bool, tally: Tally) -> Answered:
         """Walk one range's trees, and exchange what differs."""
@@ -314,7 +321,7 @@ class AntiEntropy:
             )  # fmt: skip
             if answer is None or answer[0] != m.TREE_DIFFER:
                 return False
-            level, numbers = below, comparing.unpack_numbers(answer[3])
+            level, numbers = below, comparing.unpack_numbers(answer[3], 1 << below)
         per_list = max(1, _KEYS_MAX * (1 << level) // max(1, count))
         for at in range(0, len(numbers), per_list):
             some = numbers[at : at + per_list]

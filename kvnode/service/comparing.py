@@ -25,6 +25,7 @@ from kvnode.core.record import Image, entry_version
 
 _ROOT = struct.Struct(">BHQ")
 _KEY = struct.Struct(">QIQQ")
+_NUMBERS = 1 << 16
 
 
 class Listed(NamedTuple):
@@ -42,6 +43,8 @@ def pack_roots(roots: Iterable[tuple[int, int, int]]) -> bytes:
 def unpack_roots(packed: bytes) -> list[tuple[int, int, int]]:
     """Return what `pack_roots` packed.  Raises MessageError."""
     _check(packed, _ROOT.size)
+    if len(packed) > _NUMBERS * _ROOT.size:
+        raise MessageError(f"{len(packed) // _ROOT.size} roots, where {_NUMBERS} can be told apart")
     return list(_ROOT.iter_unpack(packed))
 
 
@@ -50,10 +53,13 @@ def pack_numbers(numbers: list[int]) -> bytes:
     return struct.pack(f">{len(numbers)}H", *numbers)
 
 
-def unpack_numbers(packed: bytes) -> list[int]:
-    """Return what `pack_numbers` packed.  Raises MessageError."""
+def unpack_numbers(packed: bytes, count: int = _NUMBERS) -> list[int]:
+    """Return what `pack_numbers` packed, numbers below `count`.  Raises MessageError."""
     _check(packed, 2)
-    return list(struct.unpack(f">{len(packed) // 2}H", packed))
+    numbers = list(struct.unpack(f">{len(packed) // 2}H", packed))
+    if numbers and max(numbers) >= count:
+        raise MessageError(f"number {max(numbers)} of {count}")
+    return numbers
 
 
 def pack_nodes(shortened: list[int]) -> bytes:

@@ -354,7 +354,8 @@ class Handoff:
             partition, _, key_name = rest.partition("/")
             key = bytes.fromhex(partition) + key_name.encode()
             ledger = self.hints.ledgers.get(targets.get(node, -1))
-            if ledger is None or not self.hints.has_room:  # no such node is configured, or the bound is lower now
+            is_possible = self.hints.has_room and self._registers.is_row_key(key)
+            if ledger is None or not is_possible:  # no such node is configured, or other bounds or partitions
                 self._engine.remove_meta(name, sync=False, then=None)
             elif not ledger.holds(key):
                 entry = Entry(row[8:])

@@ -4,7 +4,8 @@ Decides: how a job pauses, asks another node and gets its answer, and what ends 
 
 A job yields a number to pause for so many seconds, or a request to be answered by one node: a message whose number is
 filled in here.  It gets the answer, or None if there will be none: the link is lost, the answer is REFUSED, or it did
-not come in time.  What a job raises reaches the loop's exception handler, like an exception of any handler.
+not come in time.  A malformed answer ends the job, and the link that it came over.  What else a job raises reaches the
+loop's exception handler, like an exception of any handler.
 
 A job is no task: nothing awaits it, a stopped node just never resumes it, and it needs the loop's timers only.
 """
@@ -64,6 +65,9 @@ class Job:
         except StopIteration:
             self.on_done()
             return
+        except m.MessageError:  # the link is closed with it, and the job is over, like one without an answer
+            self.on_done()
+            raise
         if isinstance(step, float):
             self._jobs.runtime.timers.call_later(step, self.resume)
         else:

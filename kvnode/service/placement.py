@@ -73,6 +73,14 @@ class Placements:
             _check_utf8(name)
         return self._tables.get(store, self._default)[self.ring.partition_of(name)]
 
+    def is_row_key(self, key: bytes) -> bool:
+        """Return whether a row key is a name behind the number of its partition.  A key that is none would be read as
+        something else, or stop whoever meets its row."""
+        try:
+            return self.of(key[2:]).prefix == key[:2]
+        except BadName:
+            return False
+
 
 def _check_utf8(name: bytes) -> None:
     try:

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 
+from kvclient.wire.messages import MessageError
 from kvclient.wire.values import BODY_HEADER_BYTES, NO_BALLOT, VERSION_BYTES, Ballot
 from kvnode.core.record import EMPTY_IMAGE, Image, Record
 from kvnode.core.register import Register, Verdict
@@ -70,6 +71,8 @@ class Registers:
         """Those with a commit that no row carries, the oldest such commit first."""
         self._restart_promise = restart_promise
         self.promise_base: dict[bytes, Ballot] = {}
+        self.is_row_key: Callable[[bytes], bool] = _any
+        """Says whether a key may name a row: another node may send anything."""
         self.on_change: Callable[[bytes, Image, Image], None] = _nobody
         """Told of every change of a committed record, an overlay or `settled`: key, image before, image after."""
         self.floors = {_partition_of(name): Ballot(floor) for name, floor in engine.scan_meta(_FLOORS)}
@@ -79,7 +82,7 @@ class Registers:
         """Hears of keys whose committed record, or eventual write, is a tombstone or expires."""
 
     def get(self, key: bytes) -> CachedRegister:
-        """Return the register of a row key.  Raises DamagedRow."""
+        """Return the register of a row key.  Raises DamagedRow, and MessageError for what is no row key."""
         register = self._cache.get(key)
         if register is None:
             return self._load(key)
@@ -101,6 +104,8 @@ class Registers:
         return register.shown if register is not None else self._engine.load(key) or EMPTY_IMAGE
 
     def _load(self, key: bytes) -> CachedRegister:
+        if not self.is_row_key(key):
+            raise MessageError(f"a key of {len(key)} bytes is not the partition and name of any key")
         promised = self._restart_promise
         if self.promise_base:
             promised = max(promised, self.promise_base.get(key[:2], NO_BALLOT))
@@ -190,6 +195,11 @@ class Registers:
         if register.promised > register.image.promised:
             partition = key[:2]
             self.promise_base[partition] = max(register.promised, self.promise_base.get(partition, NO_BALLOT))
+
+
+def _any(key: bytes) -> bool:
+    """Take every key for one."""
+    return True
 
 
 def _nobody(key: bytes, before: Image, after: Image) -> None:

@@ -67,6 +67,8 @@ class RowScan:
         rows = list(islice(scan, ROWS))
         scan.close()
         for key, image in rows:
+            if not self._registers.is_row_key(key):
+                continue  # of another number of partitions
             register = self._registers.peek(key)
             for listener in self._listeners:
                 listener.on_row(key, image if register is None else register.image)

@@ -100,7 +100,7 @@ class Trees:
 
     def get(self, copies: int, partition: int) -> Tree | None:
         """Return the tree of a range, or None if this node does not own it or has not built it."""
-        trees = self._trees[partition] if partition < len(self._trees) else None
+        trees = self._trees[partition] if 0 <= partition < len(self._trees) else None
         return trees.get(copies) if trees is not None else None
 
     def roots(self) -> dict[str, str]:
