@@ -137,7 +137,7 @@ class Round:
         self.base_ballot, self.base = ballot, base
         is_settled = any(p.settled and p.committed_ballot == ballot for p in self.promises.values())
         is_absent = is_settled or version_is_absent(base.version)
-        entry, stale = _entry_to_fold(self.promises, base.version, is_absent)
+        entry, stale = _entry_to_fold(self.promises, base.version, is_absent, self.ballot)
         if stale:
             self.seen = max(self.seen, stale)
             return Step.RETRY
@@ -257,15 +257,23 @@ def _order(entry: Entry) -> Version:
     return entry_version(entry)
 
 
-def _entry_to_fold(promises: dict[int, Promise], base: Version, is_absent: bool) -> tuple[Entry, Ballot]:
-    """Return the latest entry that counts over the base, and the sballot that proves the round stale (R15), if any."""
+def _entry_to_fold(
+    promises: dict[int, Promise], base: Version, is_absent: bool, ballot: Ballot
+) -> tuple[Entry, Ballot]:
+    """Return the latest entry that counts over the base, and the sballot that proves the round stale (R15), if any.
+
+    A change that was chosen below this round's own `ballot` is in the base's history (P1).  If the base is "absent" all
+    the same, the change was a delete, and is purged: an entry that had seen it is later, and counts.
+    """
     entry, stale = NO_ENTRY, NO_BALLOT
     for promise in promises.values():
         overlay = promise.overlay
         if not overlay:
             continue
-        if entry_counts(overlay, base, is_absent):
+        sballot = version_sballot(entry_version(overlay))
+        is_above = entry_proves_stale(overlay, base)
+        if entry_counts(overlay, base, is_absent) or (is_above and is_absent and sballot < ballot):
             entry = max(entry, overlay, key=_order)
-        elif entry_proves_stale(overlay, base):
-            stale = max(stale, version_sballot(entry_version(overlay)))
+        elif is_above:
+            stale = max(stale, sballot)
     return entry, stale

@@ -83,8 +83,12 @@ def version_eventual(sballot: Ballot, stamp: int, node_id: int) -> Version:
 
 
 def version_fold(base: Version, entry: Version) -> Version:
-    """Return the version of a fold: the base's sballot, the entry's stamp (R7)."""
-    return Version((base[:BALLOT_BYTES] or NO_SBALLOT) + entry[BALLOT_BYTES:])
+    """Return the version of a fold: the base's sballot, the entry's stamp (R7).
+
+    The entry's sballot is greater only where it names a tombstone that was purged since: then the fold keeps it, or the
+    copies of the entry would stand above it for ever.
+    """
+    return Version(max(base[:BALLOT_BYTES] or NO_SBALLOT, entry[:BALLOT_BYTES]) + entry[BALLOT_BYTES:])
 
 
 ABSENT_VERSION = Version(bytes(VERSION_BYTES))

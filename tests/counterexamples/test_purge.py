@@ -8,6 +8,7 @@ from __future__ import annotations
 from mutants import purge
 from reaping import absent_everywhere, buried, mourning, mourning_until, removed_at
 from schedule import Case, apart, both_ways, catch, claim, finished, seen_by, settle
+from world import name_of
 
 from kvclient.wire import messages as m
 
@@ -143,6 +144,39 @@ def a_refusal_deletes_nothing() -> None:
     assert again.kind == m.CONFLICT
 
 
+def a_purged_base_is_no_missed_change() -> None:
+    """R7, R15, R38: a replica that has the tombstone still, settled, takes an eventual write; the others have removed
+    it.  To them the write names a change that they have missed, and its fold, of a smaller version, would lie below."""
+    for has_stamp in (False, True):
+        world, a, b, c, settles = mourning_until(m.SETTLE)
+        stamped = world.ask(c, m.STAMP, name_of("k"), 5000, b"")  # given before the tombstone is settled there
+        world.run()
+        assert stamped.answer is not None
+        removals = catch(world, m.REMOVE, source=a)
+        settles.pour()
+        world.run()
+        removed = catch(world, m.PURGED, source=b, target=a)
+        removals.pour()
+        world.run()
+        assert removed_at(world, b), "the tombstone is still there"
+        assert removed_at(world, c), "the tombstone is still there"
+        assert world.register(a, "k").image.settled
+        call = world.write("k", b"new", a, stamp=stamped.answer[2] if has_stamp else b"")
+        world.run()
+        assert call.kind == m.APPLIED
+        with apart(world, a):
+            got = finished(world, world.get("k", b))
+            claim(got.kind == m.ITEM, "two of three replicas cannot be read")
+            claim(got.value == b"new", "an acknowledged write was lost")
+            settle(world)
+        removed.stop()
+        settle(world, 1.0)
+        for at in (a, b, c):
+            got = finished(world, world.get("k", at))
+            claim(got.kind == m.ITEM and got.value == b"new", "no round of the key succeeds any more")
+        claim(finished(world, world.put("k", b"x", c)).kind == m.APPLIED, "no round of the key succeeds any more")
+
+
 def a_tombstone_keeps_what_retries_ask_for() -> None:
     """R23, R24: the reply to a create was lost; its retry comes after the key was deleted and gc_grace has passed."""
     world, a, b, _c = mourning(deleted=False, put_first=False)
@@ -192,6 +226,8 @@ CASES = [
     Case("R37", late_writes_meet_no_change, purge.late_writes_are_taken),
     Case("R37", late_writes_meet_no_change, purge.only_what_is_absent_is_late),
     Case("R17, R23, R38", a_refusal_deletes_nothing, purge.refusals_wake_tombstones),
+    Case("R7, R38", a_purged_base_is_no_missed_change, purge.folds_forget_purged_tombstones),
+    Case("R15, R38", a_purged_base_is_no_missed_change, purge.what_is_purged_was_missed),
     Case("R35, R37", tombstones_wait_for_late_writes, purge.no_grace_is_given),
     Case("R23, R24, R34", a_tombstone_keeps_what_retries_ask_for, purge.windows_go_with_their_tombstones),
     Case("R36", a_floor_outlives_a_crash, purge.floors_are_not_kept),

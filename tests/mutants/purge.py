@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from kvclient.wire.values import NO_BALLOT
-from kvnode.core import change, operation, register
+from kvclient.wire.values import NO_BALLOT, NO_SBALLOT
+from kvnode.core import change, operation, proposer, register
 from kvnode.core.proposer import Round
 from kvnode.core.reading import FastRead
 from kvnode.core.record import EMPTY_IMAGE, NO_RECORD
@@ -94,6 +94,15 @@ def only_what_is_absent_is_late(patch: pytest.MonkeyPatch) -> None:
 def refusals_wake_tombstones(patch: pytest.MonkeyPatch) -> None:
     apply = change.apply
     patch.setattr(change, "apply", lambda *arguments, is_settled=False: apply(*arguments))
+
+
+def folds_forget_purged_tombstones(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(change, "version_fold", lambda base, entry: (base[:28] or NO_SBALLOT) + entry[28:])
+
+
+def what_is_purged_was_missed(patch: pytest.MonkeyPatch) -> None:
+    fold = proposer._entry_to_fold
+    patch.setattr(proposer, "_entry_to_fold", lambda promises, base, absent, _: fold(promises, base, absent, NO_BALLOT))
 
 
 def windows_go_with_their_tombstones(patch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,11 @@ def test_a_fold_keeps_the_sballot_of_its_base_and_takes_the_stamp_of_the_entry()
     assert version_sballot(version_fold(NO_VERSION, eventual(0, 9))) == NO_SBALLOT
 
 
+def test_a_fold_over_a_purged_tombstone_has_the_version_of_its_entry() -> None:
+    """R7, R38: with a smaller one the copies of the entry would prove every later round stale."""
+    assert version_fold(NO_VERSION, eventual(1, 9)) == eventual(1, 9)
+
+
 def test_a_strong_version_has_no_stamp() -> None:
     assert version_stamp(version(3, 7)) == version_stamp(NO_VERSION) == 0
     assert len(version_strong(ballot(1), 0)) == VERSION_BYTES
