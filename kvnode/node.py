@@ -104,10 +104,8 @@ class Node:
         engine, clock, limits = self.engine, self.runtime.clock, self.config.limits
         issuer = BallotIssuer(identity.node_id, identity.incarnation)
         self.ceilings = Ceilings(engine, clock, issuer, limits.max_offset_ms, self.age)
-        self.registers = Registers(
-            engine, limits.registers_max, limits.register_bytes_max, limits.undecided_max,
-            self.ceilings.restart_promise,
-        )  # fmt: skip
+        promise, bytes_max = self.ceilings.restart_promise, limits.register_bytes_max
+        self.registers = Registers(engine, limits.registers_max, bytes_max, limits.undecided_max, promise)
         self.registers.is_row_key = self.placements.is_row_key
         unsynced = {name.encode() for name, store in self.config.stores.items() if store.durability == "os"}
         self.replica = Replica(
