@@ -337,7 +337,10 @@ def watching(schedule: Schedule) -> Iterator[None]:
     """Let the schedule see each run of the change function; the function itself is the real one."""
     original = change.apply
 
-    def apply(ballot: Any, base: Record, entry: Entry, work: list[Operation], now_ms: int) -> Any:
+    def apply(
+        ballot: Any, base: Record, entry: Entry, work: list[Operation], now_ms: int, *, is_settled: bool = False
+    ) -> Any:
+        assert not is_settled, "nothing is purged here"
         return schedule.decide(original, ballot, base, entry, work, now_ms)
 
     with patch.object(change, "apply", apply), patch.object(windows, "ENTRIES_MAX", schedule.plan.window):
