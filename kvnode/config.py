@@ -25,6 +25,8 @@ from kvnode.schema import check_keys, check_mapping, choice, integer, number, po
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 DEFAULT_STORE = "default"
+DAPR_STORE = "statestore"
+"""The store that Dapr's own examples use."""
 LOCAL_PORT = 7401
 NODES_MAX = 64
 """Every node keeps a link to every other, and every client one to each: more than this wants another topology."""
@@ -130,6 +132,30 @@ class StoreConfig:
 
 
 @dataclass(frozen=True)
+class GatewayConfig:
+    """The [gateway] table: where the Dapr-compatible API listens, and what it refuses to hold."""
+
+    host: str = text(1, 255, "127.0.0.1")
+    http_port: int = port(3500)
+    grpc_port: int = port(50001)
+    app_id: str = text(0, 64, "")
+    resources_path: str = text(0, 4096, "")
+    body_bytes_max: int = integer(4 * MIB, KIB, 64 * MIB, "bytes")
+    bodies_bytes_max: int = integer(256 * MIB, MIB, 64 * GIB, "bytes")
+    header_bytes_max: int = integer(16 * KIB, KIB, MIB, "bytes")
+    connections_max: int = integer(1024, 1, 65536)
+    requests_in_flight_max: int = integer(4096, 1, 1 << 20)
+    request_timeout_s: float = number(30.0, 0.1, 3600, "seconds")
+    keep_alive_s: float = number(75.0, 0.1, 3600, "seconds")
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as people write it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.http_port}, grpc {host}:{self.grpc_port}"
+
+
+@dataclass(frozen=True)
 class _ClusterTable:
     """The [cluster] table as the file has it."""
 
@@ -148,6 +174,7 @@ class Config:
     partitions: int = _ClusterTable.partitions
     stores: Mapping[str, StoreConfig] = field(default_factory=lambda: {DEFAULT_STORE: StoreConfig()})
     limits: Limits = Limits()
+    gateway: GatewayConfig = GatewayConfig()
     _derived: dict[str, StoreConfig] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def store(self, name: str) -> StoreConfig:
@@ -177,7 +204,7 @@ class Config:
         tables = [("[cluster]", cluster)]
         tables += [("[[nodes]]", _file_keys(node)) for node in self.nodes]
         tables += [(f"[stores.{_toml(name)}]", _file_keys(store)) for name, store in self.stores.items()]
-        tables.append(("[limits]", _file_keys(self.limits)))
+        tables += [("[gateway]", _file_keys(self.gateway)), ("[limits]", _file_keys(self.limits))]
         lines = [line for head, keys in tables for line in ("", head, *(f"{k} = {_toml(v)}" for k, v in keys.items()))]
         return "\n".join(lines[1:]) + "\n"
 
@@ -203,7 +230,8 @@ def local(nodes: int, data_dir: str | Path = ".kvnode", *, port: int = LOCAL_POR
     if not 1 <= nodes <= limit:
         raise ConfigError(f"{nodes} nodes from port {port} are not possible; 1 to {limit} are")
     made = tuple(NodeConfig(f"n{i}", "127.0.0.1", port + i - 1, f"zone{i}") for i in range(1, nodes + 1))
-    stores = {DEFAULT_STORE: StoreConfig(replicas=min(StoreConfig.replicas, nodes))}
+    store = StoreConfig(replicas=min(StoreConfig.replicas, nodes))
+    stores = {DEFAULT_STORE: store, DAPR_STORE: replace(store, name=DAPR_STORE)}
     return _checked(Config(name, made, Path(data_dir), stores=stores))
 
 
@@ -221,7 +249,7 @@ def _parsed(path: Path) -> Mapping[str, Any]:
 
 
 def _from_tables(raw: Mapping[str, Any], folder: Path) -> Config:
-    check_keys(raw, ("cluster", "nodes", "stores", "limits"), "top level")
+    check_keys(raw, ("cluster", "nodes", "stores", "gateway", "limits"), "top level")
     if "cluster" not in raw:
         raise ConfigError("the table [cluster] with the cluster's name is missing")
     cluster = _ClusterTable(**_read(_ClusterTable, raw["cluster"], "[cluster]"))
@@ -232,6 +260,7 @@ def _from_tables(raw: Mapping[str, Any], folder: Path) -> Config:
         partitions=cluster.partitions,
         stores=_stores(check_mapping(raw.get("stores", {}), "[stores]")),
         limits=Limits(**_read(Limits, raw.get("limits", {}), "[limits]")),
+        gateway=_gateway(raw.get("gateway", {}), folder),
     )
     return _checked(config)
 
@@ -244,6 +273,13 @@ def _nodes(raw: object) -> tuple[NodeConfig, ...]:
     if not isinstance(raw, list):
         raise ConfigError("nodes is one table; write [[nodes]], with two brackets, before each node")
     return tuple(NodeConfig(**_read(NodeConfig, table, f"[[nodes]] number {i}")) for i, table in enumerate(raw, 1))
+
+
+def _gateway(raw: object, folder: Path) -> GatewayConfig:
+    gateway = GatewayConfig(**_read(GatewayConfig, raw, "[gateway]"))
+    if not gateway.resources_path:
+        return gateway
+    return replace(gateway, resources_path=str((folder / gateway.resources_path).absolute()))
 
 
 def _stores(raw: Mapping[str, Any]) -> dict[str, StoreConfig]:
@@ -262,6 +298,7 @@ def _checked(config: Config) -> Config:
     for store in config.stores.values():
         _check_store(store, len(config.nodes))
     _check_limits(config.limits)
+    _check_gateway(config.gateway, config.nodes)
     return config
 
 
@@ -277,14 +314,13 @@ def _check_nodes(nodes: tuple[NodeConfig, ...]) -> None:
             )
     if (twice := _first_twice(node.id for node in nodes)) is not None:
         raise ConfigError(f'two [[nodes]] have the id "{twice}"; every node needs an id of its own')
-    if (twice := _first_twice(_address(node) for node in nodes)) is not None:
-        both = " and ".join(node.id for node in nodes if _address(node) == twice)
+    if (twice := _first_twice(_address(node.host, node.port) for node in nodes)) is not None:
+        both = " and ".join(node.id for node in nodes if _address(node.host, node.port) == twice)
         raise ConfigError(f"{both} have the same address {twice}; every node needs a port of its own on its host")
 
 
-def _address(node: NodeConfig) -> str:
-    host = node.host.lower()
-    return f"{'127.0.0.1' if host == 'localhost' else host}:{node.port}"
+def _address(host: str, port: int) -> str:
+    return f"{'127.0.0.1' if host.lower() == 'localhost' else host.lower()}:{port}"
 
 
 def _first_twice(names: Iterable[str]) -> str | None:
@@ -322,6 +358,20 @@ def _check_limits(limits: Limits) -> None:
         if smaller > larger:
             why = " (4 * value_bytes_max + 1 MiB)" if low == "frame_bytes_max" else ""
             raise ConfigError(f"[limits] {low} = {smaller}{why} is more than {high} = {larger}; raise {high}")
+
+
+def _check_gateway(gateway: GatewayConfig, nodes: tuple[NodeConfig, ...]) -> None:
+    taken = {_address(node.host, node.port): f"the port of node {node.id}" for node in nodes}
+    for key in ("http_port", "grpc_port"):
+        address = _address(gateway.host, getattr(gateway, key))
+        if address in taken:
+            raise ConfigError(f"[gateway] {key} = {getattr(gateway, key)} is {taken[address]} too; choose another")
+        taken[address] = f"[gateway] {key}"
+    if gateway.bodies_bytes_max < gateway.body_bytes_max:
+        raise ConfigError(
+            f"[gateway] bodies_bytes_max = {gateway.bodies_bytes_max} is less than body_bytes_max ="
+            f" {gateway.body_bytes_max}; all bodies together must have room for one"
+        )
 
 
 def _file_keys(table: object) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The command `kvnode`: clusters and nodes here, single operations in `operations`, whole files in `transfer`.
+"""The command `kvnode`: clusters and nodes are here.
+
+Single operations are in `operations`, whole files in `transfer`, faults in `faults`, Dapr's API in `gateway`.
 
 Decides: options, exit codes, and that every error is one sentence on stderr.  Leaves to others: what is done.
 
@@ -21,7 +23,7 @@ import click
 
 from kvclient.errors import ConfigError, EtagMismatch, InvalidRequest, KvError
 from kvnode import __version__, is_compiled
-from kvnode.cli import operations, show, target, wording
+from kvnode.cli import faults, gateway, operations, show, target, wording
 from kvnode.cli.operations import address_option, config_option, data_dir_option, json_option
 from kvnode.cli.repair import repair
 from kvnode.local import statefile
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
     from kvnode.local.supervisor import Supervisor
 
 DONE, FAILED, USAGE, MISMATCH, REFUSED, UNKNOWN = range(6)
-RESTART_TIMEOUT_S = 700.0
-"""A node may take up to `drain_timeout_s` (600 s at most) to stop; the supervisor bounds it and the start."""
-ASK_TIMEOUT_S = 100.0
 WATCH_INTERVAL_S = 1.0
 
 
@@ -49,7 +48,7 @@ def cli() -> None:
     """
 
 
-for _command in (*operations.COMMANDS, repair):
+for _command in (*operations.COMMANDS, repair, *faults.COMMANDS, *gateway.COMMANDS):
     cli.add_command(_command)
 
 
@@ -148,6 +147,7 @@ def node(node_id: str, config: Path, accept_data_loss: bool) -> None:
     help="Where data, logs and the configuration of the last start are kept; default: as the cluster file says.",
 )
 @click.option("--detach", is_flag=True, help="Return when every node serves; stop it with `kvnode down`.")
+@click.option("--no-gateway", is_flag=True, help="Do not start the Dapr-compatible API (HTTP on 3500, gRPC on 50001).")
 @click.option("--proxied", is_flag=True, help="Link the nodes through proxies, for `kvnode partition`.")
 @accept_data_loss_option
 def up(
@@ -155,12 +155,14 @@ def up(
     config: Path | None,
     data_dir: Path | None,
     detach: bool,
+    no_gateway: bool,
     proxied: bool,
     accept_data_loss: bool,
 ) -> None:
-    """Start a cluster on this machine, one process per node, and supervise it.
+    """Start a cluster on this machine, one process per node and one for the gateway, and supervise it.
 
     Ctrl-C drains and stops it.  A node that dies is reported and stays down until `kvnode restart`.
+    The gateway is Dapr's state API: HTTP on port 3500, gRPC on 50001 ([gateway] in the cluster file).
     The configuration is --config, else what --data-dir was started with before, else ./cluster.toml, else
     three nodes on ports 7401 to 7403 with their data in ./.kvnode.  --accept-data-loss is for this one start of each
     node; `kvnode restart` never hands it on.
@@ -175,10 +177,13 @@ def up(
         logs = planned.data_dir / statefile.LOGS
         click.echo(f"kvnode: a node that may have lost acknowledged writes says in its log in {logs} which", err=True)
     if detach:
-        _up_detached(planned, config, nodes, [*start_options, *(["--proxied"] if proxied else [])])
+        more = [*start_options, *(["--proxied"] if proxied else []), *(["--no-gateway"] if no_gateway else [])]
+        _up_detached(planned, config, nodes, more)
         return
     network = Network(planned) if proxied else None
-    supervisor = supervision.Supervisor(planned, _say, start_options=start_options, network=network)
+    supervisor = supervision.Supervisor(
+        planned, _say, start_options=start_options, network=network, with_gateway=not no_gateway
+    )
     code = asyncio.run(supervisor.run(_announce))
     if code == 0:
         _say("stopped")
@@ -193,21 +198,21 @@ def _say(sentence: str) -> None:
 
 
 def _announce(supervisor: Supervisor) -> None:
-    nodes = [node.facts() for node in supervisor.nodes.values()]
-    words = {name: node.last_words() for name, node in supervisor.nodes.items()}
-    if _say_who_serves(supervisor.directory, nodes, words):
+    children = [child.facts() for child in supervisor.children]
+    words = {child.name: child.last_words() for child in supervisor.children}
+    if _say_who_serves(supervisor.directory, children, words):
         _say("Ctrl-C stops it")
 
 
-def _say_who_serves(directory: Path, nodes: list[statefile.NodeState], words: dict[str, str]) -> bool:
-    """Print the table of nodes and what those that do not serve said last; return whether any runs."""
-    rows = [(node.id, node.state, node.address, node.pid or "-", node.log) for node in nodes]
+def _say_who_serves(directory: Path, children: list[statefile.NodeState], words: dict[str, str]) -> bool:
+    """Print the table of processes and what those that do not serve said last; return whether any runs."""
+    rows = [(child.id, child.state, child.address, child.pid or "-", child.log) for child in children]
     _say(show.table(("node", "state", "address", "pid", "log"), rows))
-    for node in nodes:
-        if node.state != "serving":
-            reason = words.get(node.id) or " and said nothing"
-            click.echo(f"kvnode: node {node.id} does not serve{reason}", err=True)
-    running = any(node.pid for node in nodes)
+    for child in children:
+        if child.state != "serving":
+            reason = words.get(child.id) or " and said nothing"
+            click.echo(f"kvnode: {child.id} does not serve{reason}", err=True)
+    running = any(child.pid for child in children)
     _say(f"cluster on {directory}" if running else f"no node of the cluster on {directory} could be started")
     return running
 
@@ -220,7 +225,8 @@ def _up_detached(planned: Config, config: Path | None, nodes: int | None, more: 
     options += ["--config", str(config.absolute())] if config else []
     options += ["--nodes", str(nodes)] if nodes else []
     answer = detached.start(planned, options + more)
-    states = [statefile.NodeState(**fields) for fields in answer["nodes"]]
+    gateway = [answer["gateway"]] if answer["gateway"] else []
+    states = [statefile.NodeState(**fields) for fields in [*answer["nodes"], *gateway]]
     if _say_who_serves(directory, states, answer["last_words"]):
         _say(f"stop it with `kvnode down --data-dir {directory}`")
     if any(state.state != "serving" for state in states):
@@ -238,81 +244,6 @@ def down(config: Path | None, data_dir: Path | None) -> None:
     for sentence in detached.stop(directory):
         click.echo(f"kvnode: {sentence}", err=True)
     _say(f"the cluster on {directory} is stopped")
-
-
-def _ask_about_node(name: str, config: Path | None, data_dir: Path | None, what: str, timeout_s: float) -> None:
-    directory = target.find_directory(config, data_dir)
-    answer = statefile.ask(directory, timeout_s, do=what, node=name)
-    state = next(fields for fields in answer["nodes"] if fields["id"] == name)
-    _say(f"node {name}: {state['state']}" + (f" (pid {state['pid']})" if state["pid"] else ""))
-
-
-@cli.command()
-@click.argument("node_id", metavar="NODE")
-@config_option
-@data_dir_option
-def kill(node_id: str, config: Path | None, data_dir: Path | None) -> None:
-    """Kill a node of a local cluster with SIGKILL; it stays down until `kvnode restart`."""
-    _ask_about_node(node_id, config, data_dir, "kill", ASK_TIMEOUT_S)
-
-
-@cli.command()
-@click.argument("node_id", metavar="NODE")
-@config_option
-@data_dir_option
-def pause(node_id: str, config: Path | None, data_dir: Path | None) -> None:
-    """Stop a node of a local cluster in its tracks (SIGSTOP): it keeps its connections and answers nothing."""
-    _ask_about_node(node_id, config, data_dir, "pause", ASK_TIMEOUT_S)
-
-
-@cli.command()
-@click.argument("node_id", metavar="NODE")
-@config_option
-@data_dir_option
-def resume(node_id: str, config: Path | None, data_dir: Path | None) -> None:
-    """Let a paused node of a local cluster go on (SIGCONT)."""
-    _ask_about_node(node_id, config, data_dir, "resume", ASK_TIMEOUT_S)
-
-
-@cli.command()
-@click.argument("node_id", metavar="NODE")
-@config_option
-@data_dir_option
-def restart(node_id: str, config: Path | None, data_dir: Path | None) -> None:
-    """Start a node of a local cluster again, after draining it if it runs; returns when it serves."""
-    _ask_about_node(node_id, config, data_dir, "restart", RESTART_TIMEOUT_S)
-
-
-@cli.command()
-@click.argument("sides", metavar="A,B/C")
-@click.option("--one-way", is_flag=True, help="Lose only what the first side says to the others.")
-@config_option
-@data_dir_option
-def partition(sides: str, one_way: bool, config: Path | None, data_dir: Path | None) -> None:
-    """Cut the network between the nodes of a local cluster that was started with `up --proxied`.
-
-    \b
-    n1,n2/n3      two sides; so does n3: whoever is not named forms one more side
-    n1,n2/n2,n3   a bridge: n2 reaches both
-    Two nodes reach each other iff some side has both.  It replaces an earlier partition; `kvnode heal` ends it.
-    Clients still reach every node.
-    """
-    from kvnode.local import partition as partitions
-
-    directory = target.find_directory(config, data_dir)
-    names = [node.id for node in statefile.running(directory).nodes]
-    cuts = partitions.cuts_of(partitions.sides_of(sides, names), one_way=one_way)
-    answer = statefile.ask(directory, ASK_TIMEOUT_S, do="cut", links=sorted(cuts))
-    _say(f"cut: {partitions.describe(map(tuple, answer['cuts'])) or 'nothing'}; `kvnode heal` mends it")
-
-
-@cli.command()
-@config_option
-@data_dir_option
-def heal(config: Path | None, data_dir: Path | None) -> None:
-    """Mend the network of a local cluster: every node reaches every other at full speed."""
-    statefile.ask(target.find_directory(config, data_dir), ASK_TIMEOUT_S, do="heal")
-    _say("every node reaches every other")
 
 
 @cli.command()
@@ -337,7 +268,7 @@ def status(config: Path | None, address: tuple[str, ...], data_dir: Path | None,
     try:
         while True:
             cluster, nodes = asyncio.run(_facts(found))
-            _say(_status_text(cluster, nodes, as_json, clear=watch))
+            _say(_status_text(cluster, nodes, _gateway_state(found), as_json, clear=watch))
             if not watch:
                 break
             time.sleep(WATCH_INTERVAL_S)
@@ -348,15 +279,20 @@ def status(config: Path | None, address: tuple[str, ...], data_dir: Path | None,
     sys.exit(DONE if all(facts["state"] == "serving" for facts in nodes) else FAILED)
 
 
-def _status_text(cluster: str, nodes: list[dict[str, Any]], as_json: bool, clear: bool) -> str:
+def _status_text(
+    cluster: str, nodes: list[dict[str, Any]], gateway: statefile.NodeState | None, as_json: bool, clear: bool
+) -> str:
     if as_json:
-        return show.as_json({"cluster": cluster or None, "nodes": nodes})
+        facts = None if gateway is None else {"state": gateway.state, "pid": gateway.pid, "address": gateway.address}
+        return show.as_json({"cluster": cluster or None, "nodes": nodes, "gateway": facts})
     lines = [show.table(show.STATUS_HEADERS, show.status_rows(nodes), turns=True), *show.status_notes(nodes)]
     for facts in nodes:
         if "error" in facts:
             is_named = facts["node"] != facts["address"]  # with --address its name is not known: the error has it
             lines.append(f"{facts['node']}: {facts['error']}" if is_named else facts["error"])
         lines += show.owed_lines(facts)
+    if gateway is not None:
+        lines.append(f"gateway: {gateway.state} on {gateway.address}")
     return ("\033[H\033[2J" if clear and show.is_terminal(sys.stdout) else "") + "\n".join(lines)
 
 
@@ -382,7 +318,17 @@ async def _facts(found: target.Target) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _supervised(found: target.Target) -> dict[str, statefile.NodeState]:
-    if found.data_dir is None or not statefile.is_supervised(found.data_dir):
-        return {}
-    state = statefile.load(found.data_dir)
+    state = _local_state(found)
     return {node.id: node for node in state.nodes} if state else {}
+
+
+def _gateway_state(found: target.Target) -> statefile.NodeState | None:
+    state = _local_state(found)
+    return state.gateway if state else None
+
+
+def _local_state(found: target.Target) -> statefile.State | None:
+    """Return what the supervisor of the cluster says, if it was started by `kvnode up` on this machine and runs."""
+    if found.data_dir is None or not statefile.is_supervised(found.data_dir):
+        return None
+    return statefile.load(found.data_dir)

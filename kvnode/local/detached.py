@@ -26,6 +26,7 @@ START_TIMEOUT_S = 90.0
 STOP_MARGIN_S = 15.0
 """On top of the nodes' drain timeout: the supervisor kills what has not drained by then."""
 LOG_NAME = "supervisor.log"
+NO_GATEWAY = "--no-gateway"
 
 
 def start(config: Config, options: list[str]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def start(config: Config, options: list[str]) -> dict[str, Any]:
 
     Raises LocalError with the supervisor's own words if it gives up.
     """
-    plan.prepare(config)
+    plan.prepare(config, with_gateway=NO_GATEWAY not in options)
     directory = config.data_dir
     log = directory / statefile.LOGS / LOG_NAME
     with log.open("ab") as output:
@@ -103,7 +104,7 @@ def _drain_timeout_s(directory: Path) -> float:
 
 
 @contextmanager
-def cluster(config: Config, *options: str) -> Iterator[statefile.State]:
+def cluster(config: Config, *options: str, with_gateway: bool = False) -> Iterator[statefile.State]:
     """Run a cluster of this configuration, with a supervisor of its own, until the block ends.
 
     `options` are more options of `kvnode up`.  For scripts and tests.
@@ -112,11 +113,12 @@ def cluster(config: Config, *options: str) -> Iterator[statefile.State]:
     """
     directory = config.data_dir.absolute()
     config = replace(config, data_dir=directory)
-    plan.prepare(config)
+    plan.prepare(config, with_gateway=with_gateway)
     statefile.write_atomically(directory / statefile.CONFIG_FILE, config.to_toml())
-    answer = start(config, ["--data-dir", str(directory), *options])
+    answer = start(config, ["--data-dir", str(directory), *options, *([] if with_gateway else [NO_GATEWAY])])
     try:
-        idle = [node["id"] for node in answer["nodes"] if node["state"] != "serving"]
+        children = [*answer["nodes"], *([answer["gateway"]] if with_gateway else [])]
+        idle = [child["id"] for child in children if child["state"] != "serving"]
         if idle:
             words = "".join(answer["last_words"].get(name, "") for name in idle)
             raise LocalError(f"{', '.join(idle)} did not begin to serve{words}")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kvclient.errors import ConfigError
 from kvnode import config as configuration
-from kvnode.config import Config, NodeConfig
+from kvnode.config import Config, GatewayConfig, NodeConfig
 from kvnode.local import statefile
 from kvnode.local.statefile import CONFIG_FILE, LOGS, LocalError
 
@@ -80,10 +80,11 @@ def resized(nodes: tuple[NodeConfig, ...], count: int) -> tuple[NodeConfig, ...]
 
 
 def on_free_ports(config: Config) -> Config:
-    """Return `config` with every node on 127.0.0.1 and a port that nobody listens on now."""
-    ports = free_ports(len(config.nodes))
+    """Return `config` with every node and the gateway on 127.0.0.1 and ports that nobody listens on now."""
+    http_port, grpc_port, *ports = free_ports(len(config.nodes) + 2)
     moved = (replace(node, host="127.0.0.1", port=port) for node, port in zip(config.nodes, ports, strict=True))
-    return replace(config, nodes=tuple(moved))
+    gateway = replace(config.gateway, host="127.0.0.1", http_port=http_port, grpc_port=grpc_port)
+    return replace(config, nodes=tuple(moved), gateway=gateway)
 
 
 def free_ports(count: int) -> list[int]:
@@ -134,13 +135,28 @@ def placement(config: Config, stores: set[str]) -> dict[str, str]:
     return facts
 
 
-def check_addresses(config: Config) -> None:
-    """Raise LocalError if a node's address is taken, or is not one of this machine."""
+def check_addresses(config: Config, *, with_gateway: bool = False) -> None:
+    """Raise LocalError if an address is taken, or is not one of this machine."""
     for node in config.nodes:
         try:
             listen_once(node.host, node.port)
         except OSError as error:
             raise LocalError(_address_trouble(node, error)) from error
+    if with_gateway:
+        _check_gateway_addresses(config.gateway)
+
+
+def _check_gateway_addresses(gateway: GatewayConfig) -> None:
+    for key in ("http_port", "grpc_port"):
+        number = getattr(gateway, key)
+        try:
+            listen_once(gateway.host, number)
+        except OSError as error:
+            reason = "is taken by another process" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+            raise LocalError(
+                f"the gateway cannot listen on {gateway.host}:{number}: it {reason}; set [gateway] {key} in the cluster"
+                " file, or start with --no-gateway"
+            ) from error
 
 
 def _address_trouble(node: NodeConfig, error: OSError) -> str:
@@ -165,10 +181,10 @@ def listen_once(host: str, port: int) -> None:
         listener.listen(1)
 
 
-def prepare(config: Config) -> None:
+def prepare(config: Config, *, with_gateway: bool = False) -> None:
     """Make the data directory if nothing stands in the way of a start.  Raises LocalError, having made nothing."""
     statefile.refuse_second(config.data_dir)
-    check_addresses(config)
+    check_addresses(config, with_gateway=with_gateway)
     prepare_directory(config.data_dir)
 
 

@@ -42,7 +42,10 @@ class LocalError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What the supervisor knows of one node; `started` tells its process from a later one with the same number."""
+    """What the supervisor knows of one node, or of the gateway.
+
+    `started` tells its process from a later one with the same number.
+    """
 
     id: str
     address: str
@@ -66,11 +69,13 @@ class State:
     config: str
     socket: str
     nodes: tuple[NodeState, ...]
+    gateway: NodeState | None = None
     version: int = STATE_VERSION
 
     def orphans(self) -> tuple[NodeState, ...]:
-        """Return the nodes that still run; orphans if the supervisor does not."""
-        return tuple(node for node in self.nodes if node.is_alive)
+        """Return the nodes, and the gateway, that still run; orphans if the supervisor does not."""
+        children = (*self.nodes, *([self.gateway] if self.gateway else []))
+        return tuple(child for child in children if child.is_alive)
 
 
 def process_started(pid: int) -> str | None:
@@ -113,7 +118,9 @@ def load(directory: Path) -> State | None:
             raise LocalError(
                 f"{path} has format {fields['version']}, this kvnode writes {STATE_VERSION}: use the other one"
             )
-        return State(**{**fields, "nodes": tuple(NodeState(**node) for node in fields["nodes"])})
+        gateway = fields.get("gateway")
+        nodes = tuple(NodeState(**node) for node in fields["nodes"])
+        return State(**{**fields, "nodes": nodes, "gateway": NodeState(**gateway) if gateway else None})
     except FileNotFoundError:
         return None
     except OSError as error:

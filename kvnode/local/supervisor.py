@@ -1,8 +1,8 @@
-"""A cluster on this machine: one process per node, supervised.
+"""A cluster on this machine: one process per node and one for the gateway, supervised.
 
-Decides: how node processes are started, watched, hurt on request and stopped, and what is said about each.  Leaves to
-others: the configuration (`plan`), the state file and the control protocol's bytes (`statefile`), the network between
-nodes if it can be hurt (`network`), and what a node is.
+Decides: which processes run, when they are hurt on request and stopped, and in which order.  Leaves to others: one
+process (`child`), the configuration (`plan`), the state file and the control protocol's bytes (`statefile`), the
+network between nodes if it can be hurt (`network`), and what a node is.
 
 A node that dies is reported and stays dead until somebody asks for it: a supervisor that restarted nodes by itself
 would hide what a replicated store must show.  Nodes run in sessions of their own, so a Ctrl-C reaches only the
@@ -22,144 +22,31 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from kvnode.config import Config, NodeConfig
+from kvnode.config import Config
 from kvnode.local import plan, statefile
+from kvnode.local.child import Child, Say
 from kvnode.local.network import Network
-from kvnode.local.statefile import LocalError, NodeState
+from kvnode.local.statefile import LocalError
 
-POLL_S = 0.05
 START_TIMEOUT_S = 60.0
 """A node that does not serve by then is reported; it may still come (a large log to replay, peers that are missing)."""
 STOP_GRACE_S = 5.0
 """On top of the node's own drain timeout, before it is killed."""
-LOG_LINES = 5
+GATEWAY = "gateway"
 
-Say = Callable[[str], None]
 Command = Callable[[str, Path], list[str]]
-Phase = Literal["starting", "serving", "paused", "stopping", "down"]
 
 
-def node_command(node_id: str, config_path: Path) -> list[str]:
-    """Return the command line of one node process."""
-    return [sys.executable, "-m", "kvnode", "node", node_id, "--config", str(config_path)]
-
-
-class NodeProcess:
-    """One node: its log and its current process, if any."""
-
-    def __init__(self, config: NodeConfig, directory: Path) -> None:
-        self.config = config
-        self.log = directory / statefile.LOGS / f"{config.id}.log"
-        self.phase: Phase = "down"
-        self.settled = asyncio.Event()
-        """Set once the current process serves or has gone."""
-        self.gone = asyncio.Event()
-        """Set while there is no process."""
-        self.gone.set()
-        self._process: asyncio.subprocess.Process | None = None
-        self._started = ""
-        self._log_from = 0
-
-    @property
-    def pid(self) -> int:
-        """The process id, 0 if the node does not run."""
-        return self._process.pid if self._process is not None and self._process.returncode is None else 0
-
-    def facts(self) -> NodeState:
-        """Return what the state file says of this node."""
-        pid = self.pid
-        return NodeState(
-            self.config.id, self.config.address, pid, self._started if pid else "", self.phase, str(self.log)
-        )
-
-    async def start(self, command: list[str], variables: Mapping[str, str]) -> None:
-        """Start the process with more environment variables; its output is appended to the log."""
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
-        with self.log.open("ab") as log:
-            self._log_from = log.tell()
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
-        self._started = statefile.process_started(self._process.pid) or ""
-        self.phase = "starting"
-        self.settled.clear()
-        self.gone.clear()
-
-    async def watch(self, say: Say, changed: Callable[[], None]) -> None:
-        """Follow the current process to its end and say what becomes of it."""
-        process = self._process
-        assert process is not None
-        while process.returncode is None and not self._has_said_that_it_serves():  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
-        if process.returncode is None:
-            self.phase = "serving" if self.phase == "starting" else self.phase
-            self.settled.set()
-            changed()
-        code = await process.wait()
-        expected, self.phase = self.phase == "stopping", "down"
-        self.settled.set()
-        self.gone.set()
-        changed()
-        if not expected:
-            say(self.epitaph(process.pid, code))
-
-    def _has_said_that_it_serves(self) -> bool:
-        wanted = f"kvnode {self.config.id} serves on "
-        return any(wanted in line for line in statefile.tail(self.log, 200, self._log_from))
-
-    def last_words(self) -> str:
-        """Return the last lines that the current or last process wrote to the log."""
-        lines = statefile.tail(self.log, LOG_LINES, self._log_from)
-        return "".join(f"\n  {self.config.id}| {line}" for line in lines)
-
-    def epitaph(self, pid: int, code: int) -> str:
-        """Return the sentence about a process that ended by itself or was killed by somebody."""
-        if code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
-        else:
-            how = f"exited with code {code}, see {self.log}{self.last_words()}"
-        return f"node {self.config.id} (pid {pid}) {how}"
-
-    def send(self, number: signal.Signals) -> int:
-        """Send a signal and return the process id.  Raises LocalError if the node does not run."""
-        if self._process is None or not self.pid:
-            raise LocalError(f"node {self.config.id} does not run: start it with `kvnode restart {self.config.id}`")
-        with suppress(ProcessLookupError):  # it died a moment ago: the watcher will say so
-            self._process.send_signal(number)
-        return self._process.pid
-
-    async def stop(self, grace_s: float, say: Say) -> None:
-        """Ask the process to drain and stop; kill it after `grace_s`."""
-        if self._process is None or not self.pid:
-            return
-        self.phase = "stopping"
-        self.send(signal.SIGTERM)
-        with suppress(LocalError):
-            self.send(signal.SIGCONT)  # a paused process takes no other signal
-        try:
-            await asyncio.wait_for(self._process.wait(), grace_s)
-        except TimeoutError:
-            say(f"node {self.config.id} (pid {self._process.pid}) did not stop in {grace_s:g} s and was killed")
-            await self.kill()
-
-    async def kill(self) -> None:
-        """Kill the process and wait until it is gone."""
-        process = self._process
-        if process is not None and process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+def command_of(name: str, config_path: Path) -> list[str]:
+    """Return the command line of a node's process, or of the gateway's."""
+    what = [GATEWAY] if name == GATEWAY else ["node", name]
+    return [sys.executable, "-m", "kvnode", *what, "--config", str(config_path)]
 
 
 class Supervisor:
@@ -169,9 +56,10 @@ class Supervisor:
         self,
         config: Config,
         say: Say,
-        command: Command = node_command,
+        command: Command = command_of,
         start_options: Sequence[str] = (),
         network: Network | None = None,
+        with_gateway: bool = False,
     ) -> None:
         """`start_options` are added to each node's command when it is first started, never at a restart.
 
@@ -180,7 +68,8 @@ class Supervisor:
         self.config = config
         self.network = network
         self.directory = config.data_dir
-        self.nodes = {node.id: NodeProcess(node, self.directory) for node in config.nodes}
+        self.nodes = {node.id: Child(node.id, f"node {node.id}", node.address, self.directory) for node in config.nodes}
+        self.gateway = Child(GATEWAY, "the gateway", config.gateway.address, self.directory) if with_gateway else None
         self._say = say
         self._command = command
         self._start_options = start_options
@@ -197,7 +86,7 @@ class Supervisor:
         Returns an exit code: 0 after a stop that was asked for, 1 if no node could be started.
         Raises LocalError before anything was started; a taken port before anything was written.
         """
-        plan.prepare(self.config)
+        plan.prepare(self.config, with_gateway=self.gateway is not None)
         with statefile.lock(self.directory):
             statefile.write_atomically(self.config_path, self.config.to_toml())
             self._handle_signals()
@@ -207,6 +96,11 @@ class Supervisor:
     def config_path(self) -> Path:
         """The effective configuration, which the nodes read."""
         return self.directory / statefile.CONFIG_FILE
+
+    @property
+    def children(self) -> list[Child]:
+        """Every process: the nodes, then the gateway if there is one."""
+        return [*self.nodes.values(), *([self.gateway] if self.gateway else [])]
 
     def request_stop(self) -> None:
         """Begin to stop; the second call stops waiting for nodes to drain."""
@@ -226,8 +120,8 @@ class Supervisor:
                         self._stop.set()
         finally:
             server.close()
-            for node in self.nodes.values():
-                await node.kill()
+            for child in self.children:
+                await child.kill()
             self.save()
             self._remove_socket()
         return code
@@ -235,24 +129,27 @@ class Supervisor:
     async def _start_all(self) -> None:
         for node in self.nodes.values():
             await self._start(node, self._start_options)
-        await self._wait_settled(self.nodes.values())
+        if self.gateway:
+            await self._start(self.gateway)
+        await self._wait_settled(self.children)
 
-    async def _start(self, node: NodeProcess, options: Sequence[str] = ()) -> None:
+    async def _start(self, child: Child, options: Sequence[str] = ()) -> None:
         async with self._starting:
             if self._stop.is_set():
                 return
-            command = [*self._command(node.config.id, self.config_path), *options]
-            await node.start(command, self.network.variables(node.config.id) if self.network else {})
+            command = [*self._command(child.name, self.config_path), *options]
+            is_hurt = self.network is not None and child is not self.gateway  # clients still reach every node
+            await child.start(command, self.network.variables(child.name) if self.network and is_hurt else {})
         self.save()
-        self._group.create_task(node.watch(self._say, self.save))
+        self._group.create_task(child.watch(self._say, self.save))
 
     @staticmethod
-    async def _wait_settled(nodes: Iterable[NodeProcess]) -> None:
+    async def _wait_settled(children: Iterable[Child]) -> None:
         """Return when each of these serves or has gone, at the latest after START_TIMEOUT_S."""
         with suppress(TimeoutError):
             async with asyncio.timeout(START_TIMEOUT_S):
-                for node in nodes:
-                    await node.settled.wait()
+                for child in children:
+                    await child.settled.wait()
 
     async def _stop_when_told(self) -> None:
         await self._stop.wait()
@@ -260,13 +157,15 @@ class Supervisor:
             nodes = [node for node in self.nodes.values() if node.pid]
         async with asyncio.TaskGroup() as group:
             hurry = group.create_task(self._kill_in_a_hurry())
+            if self.gateway:  # before the nodes: it answers what it has accepted
+                await self.gateway.stop(self._grace_s, self._say)
             await asyncio.gather(*(node.stop(self._grace_s, self._say) for node in nodes))
             hurry.cancel()
 
     async def _kill_in_a_hurry(self) -> None:
         await self._hurry.wait()
-        self._say("killing the nodes that have not drained yet")
-        await asyncio.gather(*(node.kill() for node in self.nodes.values()))
+        self._say("killing what has not drained yet")
+        await asyncio.gather(*(child.kill() for child in self.children))
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -277,10 +176,10 @@ class Supervisor:
         """Write the state file; a full disk is reported, the cluster goes on."""
         started = statefile.process_started(os.getpid()) or ""
         nodes = tuple(node.facts() for node in self.nodes.values())
+        gateway = self.gateway.facts() if self.gateway else None
+        state = statefile.State(os.getpid(), started, str(self.config_path), self._socket, nodes, gateway)
         try:
-            statefile.save(
-                self.directory, statefile.State(os.getpid(), started, str(self.config_path), self._socket, nodes)
-            )
+            statefile.save(self.directory, state)
         except OSError as error:
             self._say(f"cannot write {self.directory / statefile.STATE_FILE}: {error.strerror}")
 
@@ -318,34 +217,38 @@ class Supervisor:
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         match request["do"]:
             case "wait":
-                await self._wait_settled(self.nodes.values())
+                await self._wait_settled(self.children)
             case "down":
                 self._stop.set()
             case "kill":
-                await self._kill(self._node(request["node"]))
+                await self._kill(self._child(request["node"]))
             case "pause":
-                await self._pause(self._node(request["node"]))
+                await self._pause(self._child(request["node"]))
             case "resume":
-                self._resume(self._node(request["node"]))
+                self._resume(self._child(request["node"]))
             case "restart":
-                await self._restart(self._node(request["node"]))
+                await self._restart(self._child(request["node"]))
             case "cut" | "slow" | "reset" | "heal":
                 self._proxied().answer(request)
             case "status":
                 pass
             case other:
                 raise LocalError(f'the supervisor knows no request "{other}": it is another version of kvnode')
-        words = {name: node.last_words() for name, node in self.nodes.items() if node.phase in ("starting", "down")}
-        cuts = self.network.cuts if self.network else []
-        return {"nodes": [asdict(node.facts()) for node in self.nodes.values()], "last_words": words, "cuts": cuts}
+        return {
+            "nodes": [asdict(node.facts()) for node in self.nodes.values()],
+            "gateway": asdict(self.gateway.facts()) if self.gateway else None,
+            "last_words": {child.name: child.last_words() for child in self.children if not child.settled_well},
+            "cuts": self.network.cuts if self.network else [],
+        }
 
-    def _node(self, name: str) -> NodeProcess:
+    def _child(self, name: str) -> Child:
         if self._stop.is_set():
             raise LocalError(f"the cluster on {self.directory} is stopping")
-        try:
-            return self.nodes[name]
-        except KeyError:
-            raise LocalError(f'there is no node "{name}"; the nodes are {", ".join(self.nodes)}') from None
+        found = next((child for child in self.children if child.name == name), None)
+        if found is None:
+            names = ", ".join(child.name for child in self.children)
+            raise LocalError(f'there is no node "{name}"; the nodes are {names}')
+        return found
 
     def _proxied(self) -> Network:
         if self.network is None:
@@ -355,29 +258,29 @@ class Supervisor:
             )
         return self.network
 
-    async def _kill(self, node: NodeProcess) -> None:
-        pid = node.send(signal.SIGKILL)
-        node.phase = "stopping"
-        self._say(f"node {node.config.id} (pid {pid}) is killed, as asked")
-        await node.gone.wait()
+    async def _kill(self, child: Child) -> None:
+        pid = child.send(signal.SIGKILL)
+        child.phase = "stopping"
+        self._say(f"{child.title} (pid {pid}) is killed, as asked")
+        await child.gone.wait()
 
-    async def _pause(self, node: NodeProcess) -> None:
-        pid = node.send(signal.SIGSTOP)
-        node.phase = "paused"
+    async def _pause(self, child: Child) -> None:
+        pid = child.send(signal.SIGSTOP)
+        child.phase = "paused"
         self.save()
-        self._say(f"node {node.config.id} (pid {pid}) is paused, as asked")
+        self._say(f"{child.title} (pid {pid}) is paused, as asked")
 
-    def _resume(self, node: NodeProcess) -> None:
-        pid = node.send(signal.SIGCONT)
-        node.phase = "serving" if node.settled.is_set() else "starting"
+    def _resume(self, child: Child) -> None:
+        pid = child.send(signal.SIGCONT)
+        child.phase = "serving" if child.settled.is_set() else "starting"
         self.save()
-        self._say(f"node {node.config.id} (pid {pid}) goes on, as asked")
+        self._say(f"{child.title} (pid {pid}) goes on, as asked")
 
-    async def _restart(self, node: NodeProcess) -> None:
-        await node.stop(self._grace_s, self._say)
-        await node.gone.wait()
-        await self._start(node)
-        self._say(f"node {node.config.id} is started again (pid {node.pid}), as asked")
-        await self._wait_settled([node])
-        if node.phase != "serving":
-            raise LocalError(f"node {node.config.id} does not serve, see {node.log}{node.last_words()}")
+    async def _restart(self, child: Child) -> None:
+        await child.stop(self._grace_s, self._say)
+        await child.gone.wait()
+        await self._start(child)
+        self._say(f"{child.title} is started again (pid {child.pid}), as asked")
+        await self._wait_settled([child])
+        if child.phase != "serving":
+            raise LocalError(f"{child.title} does not serve, see {child.log}{child.last_words()}")

@@ -327,7 +327,7 @@ def small_config(directory: Path) -> Path:
 def test_up_prints_its_nodes_and_drains_them_on_sigterm(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     up = subprocess.Popen(
-        [sys.executable, "-m", "kvnode", "up", "--config", str(config)],
+        [sys.executable, "-m", "kvnode", "up", "--no-gateway", "--config", str(config)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -343,10 +343,10 @@ def test_up_prints_its_nodes_and_drains_them_on_sigterm(tmp_path: Path) -> None:
 
 def test_up_detaches_and_down_stops_it(tmp_path: Path, command: Run) -> None:
     config = str(small_config(tmp_path))
-    assert command("up", "--config", config, "--detach").returncode == 0
+    assert command("up", "--no-gateway", "--config", config, "--detach").returncode == 0
     try:
-        assert "runs on" in sentence(command("up", "--config", config, "--detach"), 1)
-        assert "runs on" in sentence(command("up", "--config", config), 1)
+        assert "runs on" in sentence(command("up", "--no-gateway", "--config", config, "--detach"), 1)
+        assert "runs on" in sentence(command("up", "--no-gateway", "--config", config), 1)
     finally:
         assert command("down", "--config", config).returncode == 0
     assert "no cluster runs" in sentence(command("down", "--config", config), 1)
@@ -357,7 +357,7 @@ def test_up_names_a_port_that_is_taken(tmp_path: Path, command: Run, detach: tup
     config = small_config(tmp_path)
     port = int(config.read_text().partition("port = ")[2].split()[0])
     with socket.create_server(("127.0.0.1", port)):
-        done = command("up", "--config", str(config), *detach)
+        done = command("up", "--no-gateway", "--config", str(config), *detach)
     assert f"port in use: 127.0.0.1:{port} of node n1" in sentence(done, 1)
     assert not (tmp_path / "data").exists()
 
@@ -385,13 +385,13 @@ def test_a_possible_loss_is_refused_until_it_is_accepted_and_then_told(tmp_path:
     config, identity = str(path), tmp_path / "data" / "n1" / "identity.json"
     log = tmp_path / "data" / "logs" / "n1.log"
     told = "may be lost or undone here"
-    assert command("up", "--config", config, "--detach").returncode == 0
+    assert command("up", "--no-gateway", "--config", config, "--detach").returncode == 0
     assert command("down", "--config", config).returncode == 0
     power_cut(identity)
     assert "start with --accept-data-loss" in sentence(command("node", "n1", "--config", config), 1)
-    assert "--accept-data-loss" in command("up", "--config", config, "--detach").stderr
+    assert "--accept-data-loss" in command("up", "--no-gateway", "--config", config, "--detach").stderr
     try:
-        done = command("up", "--config", config, "--detach", "--accept-data-loss")
+        done = command("up", "--no-gateway", "--config", config, "--detach", "--accept-data-loss")
         assert (done.returncode, str(log.parent) in done.stderr) == (0, True)
         assert told in log.read_text()
         power_cut(identity)
@@ -416,10 +416,10 @@ def test_a_cluster_that_started_in_part_says_how_to_stop_it(tmp_path: Path, comm
     config = str(small_config(tmp_path))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "n2").write_text("not a directory")
-    done = command("up", "--config", config, "--nodes", "2", "--detach")
+    done = command("up", "--no-gateway", "--config", config, "--nodes", "2", "--detach")
     try:
         assert done.returncode == 1
-        assert "node n2 does not serve" in done.stderr
+        assert "n2 does not serve" in done.stderr
         assert f"stop it with `kvnode down --data-dir {tmp_path / 'data'}`" in done.stdout
     finally:
         command("down", "--config", config)
@@ -435,19 +435,19 @@ def test_an_unwritable_data_directory_is_named(tmp_path: Path, command: Run) -> 
     (tmp_path / "file").write_text("not a directory")
     config = str(small_config(tmp_path))
     directory = tmp_path / "file" / "data"
-    done = command("up", "--config", config, "--data-dir", str(directory))
+    done = command("up", "--no-gateway", "--config", config, "--data-dir", str(directory))
     assert str(directory) in sentence(done, 1)
 
 
 def test_up_with_more_nodes_than_the_file_adds_them(tmp_path: Path, command: Run) -> None:
     config = str(small_config(tmp_path))
     try:
-        assert command("up", "--config", config, "--nodes", "2", "--detach").returncode == 0
+        assert command("up", "--no-gateway", "--config", config, "--nodes", "2", "--detach").returncode == 0
         facts = json.loads(command("status", "--config", config, "--json").stdout)
         assert [node["state"] for node in facts["nodes"]] == ["serving"] * 2
     finally:
         command("down", "--config", config)
-    done = command("up", "--config", config, "--nodes", "1", "--detach")
+    done = command("up", "--no-gateway", "--config", config, "--nodes", "1", "--detach")
     assert "would lose data" in sentence(done, 1)
 
 
@@ -470,7 +470,7 @@ def test_a_node_refuses_a_data_directory_that_is_in_use(shared_cluster: Any, com
 
 def test_a_node_refuses_the_data_of_another_cluster(tmp_path: Path, command: Run) -> None:
     config = small_config(tmp_path)
-    assert command("up", "--config", str(config), "--detach").returncode == 0
+    assert command("up", "--no-gateway", "--config", str(config), "--detach").returncode == 0
     assert command("down", "--config", str(config)).returncode == 0
     config.write_text(config.read_text().replace('"small"', '"another"'))
     done = command("node", "n1", "--config", str(config))

@@ -60,14 +60,14 @@ Start = Callable[..., Awaitable[Running]]
 
 
 @asynccontextmanager
-async def supervised(config: Config, **moods: str) -> AsyncIterator[Running]:
+async def supervised(config: Config, *, with_gateway: bool = False, **moods: str) -> AsyncIterator[Running]:
     """Run a supervisor over stand-ins until the block ends; n1="broken" makes that one exit at once."""
     said: list[str] = []
 
     def command(node_id: str, path: Path) -> list[str]:
         return [sys.executable, "-c", STAND_IN, node_id, moods.get(node_id, "good")]
 
-    running = Running(Supervisor(config, said.append, command), said)
+    running = Running(Supervisor(config, said.append, command, with_gateway=with_gateway), said)
     started = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         run = group.create_task(running.supervisor.run(lambda supervisor: started.set()))
@@ -159,6 +159,40 @@ async def test_an_unknown_node_or_request_is_refused_with_what_there_is(config: 
             await running.ask(do="dance")
         with pytest.raises(LocalError, match="not a control request"):
             await running.ask(node="n1")
+
+
+async def test_the_gateway_is_one_more_process_that_the_same_commands_reach(config: Config) -> None:
+    async with supervised(config, with_gateway=True) as running:
+        gateway = statefile.running(config.data_dir).gateway
+        assert gateway is not None
+        assert (gateway.id, gateway.state, gateway.address) == ("gateway", "serving", config.gateway.address)
+        await running.ask(do="kill", node="gateway")
+        answer = await running.ask(do="restart", node="gateway")
+        assert answer["gateway"]["state"] == "serving"
+        assert answer["gateway"]["pid"] != gateway.pid
+    state = statefile.load(config.data_dir)
+    assert state is not None
+    assert state.orphans() == ()
+
+
+async def test_a_gateway_that_does_not_start_leaves_the_nodes_alone(config: Config) -> None:
+    async with supervised(config, with_gateway=True, gateway="broken") as running:
+        answer = await running.ask(do="wait")
+        assert answer["gateway"]["state"] == "down"
+        assert "another cluster" in answer["last_words"]["gateway"]
+        assert [node["state"] for node in answer["nodes"]] == ["serving"] * 3
+    assert running.code == 0
+
+
+@pytest.mark.parametrize("key", ["http_port", "grpc_port"])
+async def test_a_taken_port_of_the_gateway_is_named_and_nothing_is_started(config: Config, key: str) -> None:
+    port = getattr(config.gateway, key)
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", port)
+    async with server:
+        with pytest.raises(LocalError, match=rf"127.0.0.1:{port}: it is taken .* \[gateway\] {key} .* --no-gateway"):
+            await Supervisor(config, print, with_gateway=True).run(lambda supervisor: None)
+        async with supervised(config):
+            pass  # without a gateway nobody minds
 
 
 async def test_a_second_supervisor_on_one_data_directory_is_refused(config: Config) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from kvclient.errors import ConfigError
 from kvnode import config
-from kvnode.config import Config, Limits, NodeConfig, StoreConfig
+from kvnode.config import Config, GatewayConfig, Limits, NodeConfig, StoreConfig
 from kvnode.schema import table_fields
 
 ROOT = Path(__file__).parents[2]
@@ -51,16 +51,19 @@ def test_the_sample_names_every_key_and_its_comments_name_the_defaults(tmp_path:
     uncommented = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
     loaded = load(tmp_path, uncommented)
     assert loaded.limits == Limits()
-    assert loaded.stores == {"default": StoreConfig()}
+    assert loaded.gateway == GatewayConfig()
+    assert loaded.stores == {"default": StoreConfig(), "statestore": StoreConfig("statestore")}
     named = set(re.findall(r"^(\w+) = ", uncommented, flags=re.MULTILINE))
-    known = {key for table in (Limits, StoreConfig, NodeConfig) for key in table_fields(table)}
+    known = {key for table in (Limits, GatewayConfig, StoreConfig, NodeConfig) for key in table_fields(table)}
     assert named == known | {"name", "partitions", "data_dir"}
 
 
-def test_the_samples_comments_name_the_bounds_of_stores_and_limits() -> None:
+def test_the_samples_comments_name_the_bounds_of_limits_and_the_gateway() -> None:
     text = (ROOT / "cluster.toml").read_text("utf-8")
     units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-    for key, (_, spec) in table_fields(Limits).items():
+    for key, (_, spec) in (table_fields(Limits) | table_fields(GatewayConfig)).items():
+        if spec.kind is str:
+            continue
         low, low_unit, high, high_unit = re.search(
             rf"^# {key} = .*; ([\d.]+)(?: (\w+))? to ([\d.]+)(?: (\w+))?", text, re.MULTILINE
         ).groups()  # type: ignore[union-attr]
@@ -78,7 +81,7 @@ def test_defaults_are_filled_in_and_data_dir_is_relative_to_the_file(tmp_path: P
 
 
 def test_every_default_lies_within_its_bounds() -> None:
-    for table in (Limits, NodeConfig, StoreConfig):
+    for table in (Limits, GatewayConfig, NodeConfig, StoreConfig):
         for key, (item, spec) in table_fields(table).items():
             if isinstance(item.default, (int, float, str)) and not (key in ("q1", "q2") and item.default == 0):
                 assert spec.accepts(item.default), key
@@ -174,6 +177,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known(tmp_path: Path, text: 
             "[limits] scan_page_max = 1.5 (a number); an integer from 1 to 100000 is expected",
         ),
         ("cluster = 3\n", "[cluster] is 3 (an integer); a table is expected"),
+        (GOOD + "[gateway]\nhttp = 3500\n", '[gateway]: unknown key "http"; did you mean "http_port"?'),
         (GOOD + "[stores]\nx = 3\n", "[stores.x] is 3 (an integer); a table is expected"),
         ("limits = []\n" + GOOD, "[limits] is [] (an array); a table is expected"),
         (
@@ -343,3 +347,18 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_a_node_that_the_file_does_not_name_is_refused_with_those_that_it_does(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='there is no node "n9" in the cluster "c"; its nodes are n1, n2, n3'):
         load(tmp_path, GOOD).node("n9")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD + "[gateway]\nhttp_port = 50001\n", "[gateway] grpc_port = 50001 is [gateway] http_port too"),
+        (GOOD + "[gateway]\ngrpc_port = 7401\n", "[gateway] grpc_port = 7401 is the port of node n1 too"),
+        (
+            GOOD + "[gateway]\nbody_bytes_max = 2097152\nbodies_bytes_max = 1048576\n",
+            "bodies_bytes_max = 1048576 is less than body_bytes_max = 2097152",
+        ),
+    ],
+)
+def test_settings_of_the_gateway_that_contradict_each_other_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refusal(tmp_path, text)

@@ -12,7 +12,7 @@ from checkers.operation import Mode, Operation
 from checkers.report import CheckerResult, Report
 
 from kvnode.local import detached, statefile
-from kvnode.local.supervisor import NodeProcess
+from kvnode.local.child import Child
 from scripts.havoc import cluster, report, schedule, verdict
 from scripts.havoc.agreement import Healed, Held, State
 from scripts.havoc.catalogue import NEMESES
@@ -169,7 +169,7 @@ def test_the_words_of_the_supervisor_about_a_death_are_understood(tmp_path: Path
     hurt = cluster.Cluster(config, tmp_path, None)
     log = hurt.directory / statefile.LOGS / detached.LOG_NAME
     log.parent.mkdir(parents=True)
-    nodes = [NodeProcess(node, hurt.directory) for node in config.nodes]
+    nodes = [Child(node.id, f"node {node.id}", node.address, hurt.directory) for node in config.nodes]
     log.write_text("".join(f"{node.epitaph(7, code)}\n" for node, code in zip(nodes, (1, -9, 0), strict=True)))
     assert [death.node for death in hurt.deaths()] == ["n1", "n2", "n3"]
     hurt.excuse("n2", "SIGKILL")
