@@ -283,8 +283,8 @@ def _status_text(
     cluster: str, nodes: list[dict[str, Any]], gateway: statefile.NodeState | None, as_json: bool, clear: bool
 ) -> str:
     if as_json:
-        facts = None if gateway is None else {"state": gateway.state, "pid": gateway.pid, "address": gateway.address}
-        return show.as_json({"cluster": cluster or None, "nodes": nodes, "gateway": facts})
+        shown = None if gateway is None else {"state": gateway.state, "pid": gateway.pid, "address": gateway.address}
+        return show.as_json({"cluster": cluster or None, "nodes": nodes, "gateway": shown})
     lines = [show.table(show.STATUS_HEADERS, show.status_rows(nodes), turns=True), *show.status_notes(nodes)]
     for facts in nodes:
         if "error" in facts:
