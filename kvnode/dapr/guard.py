@@ -1,0 +1,168 @@
+"""The HTTP connections of the gateway, with a limit on everything that a client can make it hold.
+
+Decides: how many connections there may be, how many bytes a request's head may have, how long a client may take to send
+a request or to read an answer, and how many requests it may send ahead.  Leaves to others: HTTP itself (uvicorn), and
+what a body may weigh (`http`, which reads it).
+
+A request that breaks a limit never reaches the application, so nothing was applied.  One sweep serves all connections:
+a request costs no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from kvnode.dapr.settings import Bounds
+
+PIPELINE_MAX = 64
+"""Requests that one connection may send before the first of them is answered."""
+SWEEP_S = 1.0
+_HEADER_EXTRA = 4
+"""": " and the line's end, which count as well."""
+
+
+class Guard:
+    """All connections of one server.  Enter it while the server runs; `protocol` is what uvicorn makes for each."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.connections: set[GuardedProtocol] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Guard:
+        self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._swept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    def protocol(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> GuardedProtocol:
+        """Return the protocol of a new connection: `uvicorn.Config(http=guard.protocol)`."""
+        return GuardedProtocol(self, config, server_state, app_state)
+
+    def _swept(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep = loop.call_later(SWEEP_S, self._swept)
+        for connection in tuple(self.connections):
+            connection.end_if_slow(loop.time())
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(
+        self, guard: Guard, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any]
+    ) -> None:
+        super().__init__(config, server_state, app_state)
+        self._guard = guard
+        self._refusal: tuple[int, str] | None = None
+        self._head_bytes = 0
+        self._named_bytes = 0
+        self._is_in_head = True
+        self._since_s: float | None = None
+        """When the client began what it has not finished: a connection, a request, or the reading of an answer."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection in, or refuse it where there are too many."""
+        super().connection_made(transport)
+        connections = self._guard.connections
+        if len(connections) >= self._guard.bounds.connections_max:
+            self._refuse(503, f"the gateway has {len(connections)} connections, which is its limit: try again later")
+            return
+        connections.add(self)
+        self._since_s = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the connection."""
+        self._guard.connections.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sent, as far as it keeps to the limits."""
+        if self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._is_in_head and self._head_bytes > self._guard.bounds.header_bytes_max and not self._is_closing():
+            self._refuse(431, self._head_text())
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._since_s = self.loop.time()
+        self._is_in_head, self._head_bytes, self._named_bytes = True, 0, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header."""
+        self._named_bytes += len(name) + len(value) + _HEADER_EXTRA
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer the request, unless its head breaks a limit."""
+        self._is_in_head = False
+        if len(self.url) + self._named_bytes > self._guard.bounds.header_bytes_max:
+            self._refusal = 431, self._head_text()
+            raise ValueError(self._refusal[1])
+        if len(self.pipeline) >= PIPELINE_MAX:  # nothing can be said: earlier answers come first
+            self.transport.abort()
+            return
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The client has sent the whole request."""
+        super().on_message_complete()
+        self._since_s = None
+        self._is_in_head, self._head_bytes = True, 0
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, or one that breaks a limit, and close the connection."""
+        status, text = self._refusal or (400, msg)
+        self._refuse(status, text)
+
+    def pause_writing(self) -> None:
+        """The client reads slower than answers are written."""
+        super().pause_writing()
+        self._since_s = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """The client has read what was held back."""
+        super().resume_writing()
+        self._since_s = None
+
+    def end_if_slow(self, now_s: float) -> None:
+        """Close the connection if its client has taken too long for what it began."""
+        if self._since_s is None or now_s - self._since_s <= self._guard.bounds.request_timeout_s or self._is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle
+        if self.flow.write_paused or (cycle is not None and not cycle.response_complete):
+            self.transport.abort()  # an answer is due or under way: nothing can be said in between
+        else:
+            self._refuse(408, f"the request did not arrive within {self._guard.bounds.request_timeout_s:g} s")
+
+    def _is_closing(self) -> bool:
+        return self.transport.is_closing()
+
+    def _head_text(self) -> str:
+        return f"the request's line and headers have more than {self._guard.bounds.header_bytes_max} bytes"
+
+    def _refuse(self, status: int, text: str) -> None:
+        body = json.dumps({"errorCode": "ERR_MALFORMED_REQUEST" if status < 500 else "ERR_OVERLOADED", "message": text})
+        head = (
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-outcome: not-applied\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self.transport.write(STATUS_LINE[status] + head.encode() + body.encode())
+        self.transport.close()
