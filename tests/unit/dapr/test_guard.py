@@ -133,7 +133,7 @@ async def test_a_head_beyond_its_limit_is_refused(head: bytes) -> None:
 
 async def test_a_head_that_never_ends_is_refused_before_it_is_held() -> None:
     async with served(header_bytes_max=1024) as server:
-        reader, writer = await server.connect()
+        _, writer = await server.connect()
         while not server.guard.connections:
             await asyncio.sleep(0)
         writer.write(b"GET / HTTP/1.1\r\nx: ")
