@@ -41,7 +41,7 @@ from kvnode import is_compiled
 from kvnode.cli import probe, show
 from kvnode.local import detached, plan
 from kvnode.local.statefile import State
-from scripts import bench_healing
+from scripts import bench_gateway, bench_healing
 from scripts.measuring import fill, quantile
 
 WARM_UP_S = 1.0
@@ -328,6 +328,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory", action="store_true", help="measure memory and speed of a full store instead")
     parser.add_argument("--memory-keys", type=int, default=1_000_000, help="keys of the full store (1,000,000)")
     bench_healing.add_options(parser)
+    parser.add_argument("--gateway", action="store_true", help="measure HTTP and gRPC beside kvclient and bare echoes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
     if (
@@ -345,6 +346,11 @@ def main() -> None:
         found = uvloop.run(bench_healing.measure(arguments))
         table = show.table(("measure", "what", "value"), bench_healing.rows(found))
         print(show.as_json(found) if arguments.json else table)
+        return
+    if arguments.gateway:
+        ways = uvloop.run(bench_gateway.measure(arguments, say))
+        table = show.table(bench_gateway.HEADERS, bench_gateway.rows(ways))
+        print(show.as_json(bench_gateway.facts(ways)) if arguments.json else table)
         return
     with tempfile.TemporaryDirectory(prefix="kvnode-bench-") as directory:
         config = plan.on_free_ports(configuration.local(3, directory))

@@ -97,7 +97,7 @@ class Child:
             say(self.epitaph(process.pid, code))
 
     def _has_said_that_it_serves(self) -> bool:
-        wanted = f"kvnode {self.name} serves on "
+        wanted = f"kvnode {self.name} serves "
         return any(wanted in line for line in statefile.tail(self.log, 200, self._log_from))
 
     def last_words(self) -> str:
