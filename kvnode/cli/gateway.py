@@ -117,4 +117,40 @@ def _bounds(table: GatewayConfig) -> Bounds:
     )
 
 
-COMMANDS = (gateway,)
+@click.command()
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where sidecars connect; default: kvnode.sock in DAPR_COMPONENTS_SOCKETS_FOLDER or"
+    " /tmp/dapr-components-sockets.  The file's name is the component's: state.kvnode.",
+)
+@click.option(
+    "--memory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A directory where it keeps what sidecars told it; default: component in the cluster's data directory.",
+)
+@config_option
+@data_dir_option
+def component(socket: Path | None, memory: Path | None, config: Path | None, data_dir: Path | None) -> None:
+    """Let a Dapr sidecar use a cluster as its state store: a pluggable component at a Unix socket.
+
+    Start it before the sidecar, which looks for sockets once.  A component file for the sidecar says
+    `spec.type: state.kvnode`; its metadata may have store, consistency and ttlInSeconds.
+    """
+    loaded = configuration.load(target.find_config(config, data_dir))
+
+    import uvloop
+
+    from kvnode.dapr.component import run
+    from kvnode.dapr.settings import ComponentSettings
+
+    settings = ComponentSettings(
+        seeds=tuple(node.address for node in loaded.nodes),
+        cluster=loaded.cluster_name,
+        directory=memory or loaded.data_dir / "component",
+        socket=socket,
+    )
+    uvloop.run(run(settings))
+
+
+COMMANDS = (gateway, component)
