@@ -20,10 +20,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import uvicorn
 
 import kvclient
+from kvnode.dapr import openapi, pages
 from kvnode.dapr.about import About
 from kvnode.dapr.connecting import connected
+from kvnode.dapr.guard import Guard
 from kvnode.dapr.health import Quorums
-from kvnode.dapr.http import Api
+from kvnode.dapr.http import NO_ROUTE, Api
 from kvnode.dapr.settings import GatewaySettings
 from kvnode.dapr.state import States
 
@@ -56,7 +58,8 @@ async def run(settings: GatewaySettings) -> None:
 async def serve(settings: GatewaySettings, stopped: asyncio.Event, announce: Callable[[str], None]) -> None:
     """Serve until `stopped` is set, then drain; `announce` is called with the address once the cluster is served."""
     about = About(settings)
-    api = Api(settings, about, stopped.set)
+    document = openapi.document(has_token=bool(settings.token))
+    api = Api(settings, about, stopped.set, pages.make(document, NO_ROUTE))
     async with contextlib.AsyncExitStack() as last, _http(api, settings, stopped) as address:
         kv = await connected(settings.seeds, settings.cluster, stopped)
         if kv is None:
@@ -89,10 +92,11 @@ async def _http(api: Api, settings: GatewaySettings, stopped: asyncio.Event) -> 
     """
     sockets = _listen(settings.host, settings.http_port)
     bounds = settings.bounds
+    guard = Guard(bounds)
     server = _Server(
         uvicorn.Config(
             api,
-            http="httptools",
+            http=guard.protocol,  # type: ignore[arg-type]  # whatever makes a protocol will do
             ws="none",
             loop="none",
             lifespan="off",
@@ -110,7 +114,8 @@ async def _http(api: Api, settings: GatewaySettings, stopped: asyncio.Event) -> 
     serving.add_done_callback(lambda _: stopped.set())
     host, port = sockets[0].getsockname()[:2]
     try:
-        yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        with guard:
+            yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     finally:
         server.should_exit = True
         await serving

@@ -35,7 +35,7 @@ _HEADERS = frozenset({
     b"content-length", b"content-type", b"if-match", b"consistency", b"concurrency", b"dapr-api-token",
 })  # fmt: skip
 _WRITES = frozenset({"POST", "PUT"})
-_NO_ROUTE = answers.of_code(
+NO_ROUTE = answers.of_code(
     404,
     "ERR_DIRECT_INVOKE",
     "failed getting app id either from the URL path or the header dapr-app-id",
@@ -261,7 +261,7 @@ class Api:
 
     async def _other(self, method: str, parts: list[str], request: Request) -> Answer:
         if parts[:1] != ["v1.0"]:
-            return _NO_ROUTE
+            return NO_ROUTE
         match method, parts[1:]:
             case "GET", ["healthz"]:
                 return self._health(request)
@@ -274,7 +274,7 @@ class Api:
                 return NO_CONTENT
             case "POST", ["shutdown"]:
                 return self._shutdown()
-        return _NO_ROUTE
+        return NO_ROUTE
 
     def _health(self, request: Request) -> Answer:
         if self._quorums is None:

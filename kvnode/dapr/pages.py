@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from kvnode.dapr.answers import Answer
+
 _ASSETS = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
@@ -39,11 +41,11 @@ _POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-in
 _HEADERS = {"content-security-policy": _POLICY, "x-content-type-options": "nosniff"}
 
 
-def make(document: dict[str, Any], not_found: dict[str, str]) -> Starlette:
-    """Return the application of the pages; `not_found` is the body of the answer to any other path."""
+def make(document: dict[str, Any], not_found: Answer) -> Starlette:
+    """Return the application of the pages; `not_found` is the answer to any other path."""
 
     async def other(request: Request, error: Exception) -> Response:
-        return JSONResponse(not_found, 404)
+        return _response(not_found)
 
     async def docs(request: Request) -> Response:
         return HTMLResponse(_PAGE, headers=_HEADERS)
@@ -54,7 +56,7 @@ def make(document: dict[str, Any], not_found: dict[str, str]) -> Starlette:
     async def asset(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in _ASSETS:
-            return JSONResponse(not_found, 404)
+            return _response(not_found)
         return FileResponse(_swagger() / name, media_type=_ASSETS[name], headers=_HEADERS)
 
     async def openapi(request: Request) -> Response:
@@ -71,6 +73,12 @@ def make(document: dict[str, Any], not_found: dict[str, str]) -> Starlette:
         Route("/openapi.json", openapi),
     ]
     return Starlette(routes=routes, exception_handlers={404: other, 405: other})
+
+
+def _response(answer: Answer) -> Response:
+    response = Response(answer.body, answer.status)
+    response.raw_headers = list(answer.headers)
+    return response
 
 
 def _swagger() -> Any:

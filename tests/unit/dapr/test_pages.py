@@ -6,11 +6,12 @@ import httpx
 import pytest
 
 from kvnode.dapr import openapi, pages
+from kvnode.dapr.http import NO_ROUTE
 
 
 @pytest.fixture
 async def client() -> httpx.AsyncClient:
-    app = pages.make(openapi.document(), {"errorCode": "ERR_DIRECT_INVOKE", "message": "no"})
+    app = pages.make(openapi.document(), NO_ROUTE)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://gateway")
 
 
