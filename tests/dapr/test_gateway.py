@@ -85,7 +85,7 @@ def test_before_there_is_a_cluster_it_says_so(settings: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     stopped = asyncio.Event()
-    changed = {"seeds": (f"127.0.0.1:{port}",), "http_port": port}
+    changed = {"seeds": ("127.0.0.1:1",), "http_port": port}
 
     async def run() -> None:
         serving = asyncio.ensure_future(process.serve(replace(settings, **changed), stopped, lambda address: None))
