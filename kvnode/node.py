@@ -128,7 +128,8 @@ class Node:
         self.consensus = Consensus(
             exchanges, registers, self.ceilings, self.commits, self.handoff, runtime, limits, EPOCH, names
         )
-        self.handoff.settle, self.handoff.may_spend = self.consensus.settle, self.pace.take
+        self.handoff.settle = self.consensus.settle
+        self.handoff.wait_s, self.handoff.charge = self.pace.wait_s, self.pace.charge
         self.healing.anti_entropy.is_owed = self.handoff.owes
         self.reads = StrongReads(
             names=names, home=self.home, exchanges=exchanges, registers=registers, replica=self.replica,
@@ -167,7 +168,7 @@ class Node:
         self.exchanges.on_peer_up(self.home, home_link)
 
     def _handlers(self) -> dict[int, Callable[[Any, Any], None]]:
-        replies = (m.PROMISE, m.ACCEPTED, m.NACK, m.UNSEEN, m.DIGEST, m.WRITTEN, m.FORWARDED, m.PURGED)
+        replies = (m.PROMISE, m.ACCEPTED, m.NACK, m.UNSEEN, m.DIGEST, m.WRITTEN, m.FORWARDED, m.PURGED, m.HINTED)
         trees = (m.TREE_DIFFER, m.TREE_LACKS, m.RECORDED)
         return {
             **self.replica.handlers(),

@@ -24,10 +24,10 @@ _HURT = 1.5
 """p99 above so many times its level without repair halves the share: well before it has doubled."""
 _LEVEL_MS_MIN = 4.0
 """Below this p99 is noise of the machine: 1.5 times nothing is nothing."""
-_SAMPLES_MIN = 20
+SAMPLES_MIN = 20
 """With fewer in an observation nobody is there to be hurt."""
 _LEARN = 0.3
-_DRIFT = 1.02
+_DRIFT = 1.01
 _DRIFT_AT_MIN = 1.15
 """With next to no repair a high p99 has another cause, and is soon taken as the level of now."""
 _BUCKET_S = 0.1
@@ -83,7 +83,10 @@ class Budget:
         bytes_s = -self._bytes / (self._bytes_per_s * self.share) if self._bytes <= 0.0 else -1.0
         operations_s = -self._operations / (self._operations_per_s * self.share) if self._operations <= 0.0 else -1.0
         debt_s = max(bytes_s, operations_s)
-        return 0.0 if debt_s < 0.0 else debt_s + 0.001
+        if debt_s < 0.0:
+            return 0.0
+        self._was_used = True  # there is repair, even if it has to wait
+        return debt_s + 0.001
 
     def _fill(self, now_s: float) -> None:
         elapsed_s = (now_s - self._then_s) * self.share
@@ -101,10 +104,10 @@ class Budget:
         self._was_used = True
 
     def on_latency(self, p99_ms: float, samples: int) -> None:
-        """Take p99 of the clients' requests since the last call, over `samples` of them; call it about twice a
-        second."""
+        """Take p99 of the clients' requests since the last call, over `samples` of them; call it as often as there
+        are `SAMPLES_MIN`, but at most some times a second, and at least once."""
         was_used, self._was_used = self._was_used, False
-        if samples < _SAMPLES_MIN:
+        if samples < SAMPLES_MIN:
             self.share = min(1.0, self.share + _INCREASE)
             return
         if not self.level_ms:

@@ -2,7 +2,7 @@
 
 Decides: what makes a debt, when debts are paid, and what becomes of one that cannot be.  Leaves to others: the ledger
 (`core.hints`), what was sent of late (`recent`), what the receiver makes of it (`replica`: R12, R29, R37), pace
-(`may_spend`).
+(`wait_s`).
 
 A debt arises when an entry, a proposal or a mark is sent, and an owner is not connected or under suspicion; when an
 owner falls silent, is lost, or refuses, for all that it has not vouched for (`recent`); and at a node that is no
@@ -12,71 +12,88 @@ A debt counts for nothing: not for a strong operation, not for an eventual one w
 what this node holds when it is sent, and only with what is committed and the overlay over it, never with a proposal
 (R13): while one is undecided the debt waits.  So a deleted or purged key is never brought back by one.
 
-The row of a debt is put before the row of what is owed, into the same group or an earlier one.  So it is on disk when
-the write is acknowledged, and costs no sync.
+The row of a debt (`hintrows`) is put before the row of what is owed, into the same group or an earlier one.  So it is
+on disk when the write is acknowledged, and costs no sync.
+
+Debts go in batches, one batch at a time to each node: the target takes it in one turn of its loop, writes it in one
+group and answers once; then, after what its budget and ours ask for, comes the next.  So neither side is ever held for
+more than about a millisecond, and a target whose disk or loop is busy slows the sender by being late.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
-from kvclient.wire.values import NO_BALLOT, NO_VERSION, Ballot
+from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.config import Limits
 from kvnode.core.hints import DEBT_BYTES, Debt, Hints, Ledger, Owed
-from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Record, entry_version
+from kvnode.core.record import NO_RECORD, Entry, Record, entry_version
 from kvnode.runtime import Runtime
 from kvnode.service.exchange import Exchanges, Link
+from kvnode.service.hintrows import HintRows
 from kvnode.service.placement import Placement, Placements
 from kvnode.service.recent import Recent
 from kvnode.service.registers import Registers
 from kvnode.storage.engine import Engine
 
-PREFIX = "hint/"
-WINDOW = 16
-"""Debts on their way to one node.  Each answer lets the next one go, so that neither side meets a burst."""
-WINDOW_BYTES = 1 << 20
+BATCH_HINTS = 32
+"""Debts sent together: some half a millisecond of work at either side."""
+_BATCH_BYTES = 32 * 1024
 _ANSWER_S = 30.0
 """How long an answer is waited for: the other may have had no room for it in its outbox."""
+_LOOKED_AT_MAX = 64
+"""Debts looked at for one batch: some may have to wait, or stand for nothing any more."""
 _CLAIMS_MAX = 256
 """Generations of recent keys that wait to be looked through."""
-_CLAIMED_TOGETHER = 1024
-_LOADED_TOGETHER = 1024
-"""Keys, and rows after a start, looked at in one sweep: a few milliseconds."""
+_CLAIMED_TOGETHER = 256
+"""Keys looked at in one sweep: a millisecond."""
 _REFUSING_S = 1.0
 """How long a node that refused something is sent no debts, and owed what it is sent."""
+_WAIT_S_MAX = 10.0
+"""A node that asks for more patience than that is asked again after that."""
 _UNDECIDED_S = 1.0
 """How long a proposal may stay undecided before it is settled, if it stands in the way of a debt (R32)."""
 _UNDECIDED_MAX = 1024
 
+Found = tuple[Ballot, Record, Entry]
+"""What is committed, and the overlay entry; each may be missing."""
 
-class _Sent:
-    """A debt on its way: paid by WRITTEN, put back by anything else."""
 
-    __slots__ = ("deadline_s", "handoff", "key", "number", "size_bytes", "target")
+class _Batch:
+    """Debts on their way: the answer says of each what became of it; without one all of them wait again."""
 
-    def __init__(self, handoff: Handoff, target: int, key: bytes, size_bytes: int, deadline_s: float) -> None:
+    __slots__ = ("deadline_s", "fields", "handoff", "keys", "number", "size_bytes", "target")
+
+    def __init__(self, handoff: Handoff, target: int, deadline_s: float) -> None:
         self.handoff = handoff
         self.deadline_s = deadline_s
         self.target = target
-        self.key = key
-        self.size_bytes = size_bytes
+        self.keys: list[bytes] = []
+        self.fields: list[bytes] = []
+        self.size_bytes = 0
         self.number = 0
+
+    def add(self, key: bytes, found: Found) -> None:
+        ballot, record, entry = found
+        self.keys.append(key)
+        self.fields += (key, ballot, record.body, record.window, entry)
+        self.size_bytes += len(key) + len(record.body) + len(record.window) + len(entry) + DEBT_BYTES
 
     def on_reply(self, index: int, message: Message) -> None:
         if index == self.target:
-            if message[0] == m.WRITTEN:
-                self.handoff.on_answer(self, "", message[2])
+            if message[0] == m.HINTED:
+                self.handoff.on_taken(self, message[2], message[3])
             else:
-                self.handoff.on_answer(self, message[2])
+                self.handoff.on_refusal(self)
 
     def on_lost(self, index: int) -> None:
         if index == self.target:
-            self.handoff.on_answer(self, "lost")
+            self.handoff.on_lost(self)
 
 
 class Handoff:
@@ -98,37 +115,41 @@ class Handoff:
         self._not_home = ~(1 << home)
         self._exchanges = exchanges
         self._registers = registers
-        self._engine = engine
         self._placements = placements
         self._clock = runtime.clock
+        self._timers = runtime.timers
         self._epoch = epoch
         self._age_ms = round(limits.hint_age_s * 1000)
         self.is_on = limits.hint_bytes_max > 0
         others = [index for index in range(len(names)) if index != home]
         self.hints = Hints(others, limits.hint_bytes_max, limits.hints_max)
         self.recent = Recent(len(names), limits.hints_max)
-        self.may_spend: Callable[[int], bool] = lambda size_bytes: True
-        """Asked before each debt is sent, with its bytes: the repair budget."""
+        self._rows = HintRows(names, engine)
+        self.wait_s: Callable[[], float] = lambda: 0.0
+        """Says after how many seconds the repair budget allows more."""
+        self.charge: Callable[[int, int], None] = lambda size_bytes, operations: None
+        """Counts what was sent against the repair budget: bytes, and debts."""
         self.settle: Callable[[bytes, Placement], object] = lambda key, placement: None
         self._claims: deque[tuple[int, Iterator[tuple[bytes, int]]]] = deque()
         self._losses = list(exchanges.losses)
         self._doubted = 0
         self._refusing_until_s = [0.0] * len(names)
-        self._sent: dict[int, _Sent] = {}
-        self._in_flight_bytes = [0] * len(names)
+        self._on_way: dict[int, _Batch] = {}
+        """The batch that is not answered yet, by target."""
         self._resume_s = [0.0] * len(names)
-        """When each node, whose own budget may be spent, takes more debts."""
+        """When each node is sent debts again."""
         self._payable = 0
         self._undecided: dict[bytes, tuple[Ballot, float]] = {}
         """Proposals that stand in the way of a debt, and since when they were seen to."""
-        self._rows: Generator[tuple[str, bytes], None, None] | None = engine.scan_meta(PREFIX) if self.is_on else None
+        if self.is_on:
+            self._rows.begin_loading()
 
     # -- debts arise
 
     def on_send(self, key: bytes, members: int) -> None:
         """Hear that something under `key` is about to be sent to its owners (bits); call before its row is put."""
-        self.recent.keys[key] = members
         missing = members & (~self._exchanges.up | self._exchanges.doubted)
+        self.recent.keys[key] = members & ~missing  # who is owed it need not be asked whether it has arrived
         if missing:
             self.owe(key, missing)
 
@@ -142,7 +163,7 @@ class Handoff:
             target = (missing & -missing).bit_length() - 1
             missing &= missing - 1
             if self.hints.owe(target, key, now_ms) is Owed.NEW:
-                self._put_row(target, key, now_ms, NO_ENTRY)
+                self._rows.put(target, key, now_ms)
 
     def keep(self, key: bytes, owners: tuple[int, ...], entry: Entry, *, sync: bool, then: Callable[[], None]) -> bool:
         """Keep a new entry for owners none of which can be reached; `then` runs once it is durable.
@@ -154,26 +175,8 @@ class Handoff:
         now_ms, version = self._clock.wall_ms(), entry_version(entry)
         rows = [t for t in owners if self.hints.owe(t, key, now_ms, version, len(entry)) is Owed.NEW]
         for target in rows:
-            self._put_row(target, key, now_ms, entry, sync=sync, then=then if target == rows[-1] else None)
+            self._rows.put(target, key, now_ms, entry, sync=sync, then=then if target == rows[-1] else None)
         return bool(rows)
-
-    def _put_row(
-        self,
-        target: int,
-        key: bytes,
-        since_ms: int,
-        entry: Entry,
-        *,
-        sync: bool = False,
-        then: Callable[[], None] | None = None,
-    ) -> None:
-        self._engine.put_meta(self._name(target, key), since_ms.to_bytes(8, "big") + entry, sync=sync, then=then)
-
-    def _remove_row(self, target: int, key: bytes) -> None:
-        self._engine.remove_meta(self._name(target, key), sync=False, then=None)
-
-    def _name(self, target: int, key: bytes) -> str:
-        return f"{PREFIX}{self._names[target]}/{key[:2].hex()}/{key[2:].decode()}"
 
     # -- what is heard of the others
 
@@ -193,8 +196,7 @@ class Handoff:
         if not self.is_on:
             self.recent.keys.clear()
             return
-        if self._rows is not None:
-            self._load(self._rows)
+        self._rows.load(self.hints, self._registers.is_row_key)
         refusing = sum(1 << target for target in self.hints.ledgers if self._refusing_until_s[target] > now_s)
         exchanges.doubted = doubted = exchanges.suspected | refusing
         for target in self.hints.ledgers:
@@ -204,13 +206,14 @@ class Handoff:
         self._doubted = doubted
         self.recent.sweep(now_s, exchanges.up & self._not_home)
         self._look_through_claims()
-        for sent in [sent for sent in self._sent.values() if sent.deadline_s < now_s]:
-            self.on_answer(sent, "silent")
+        for batch in [batch for batch in self._on_way.values() if batch.deadline_s < now_s]:
+            self.on_refusal(batch)
         self._payable = exchanges.up & ~doubted
         for target, ledger in self.hints.ledgers.items():
             if ledger.waiting:
                 self._expire(target, ledger)
-                self._pay(target, ledger, now_s)
+                self._pay(target)
+        self._rows.sweep()
 
     def _claim(self, target: int, now_s: float) -> None:
         """Owe a node what was sent of late and it has not vouched for, a little at a time."""
@@ -241,71 +244,80 @@ class Handoff:
             key = ledger.take_expired(before_ms)
             if key is None:
                 return
-            self._remove_row(target, key)
+            self._rows.remove(target, key)
 
-    def _pay(self, target: int, ledger: Ledger, now_s: float) -> None:
-        link = self._exchanges.links[target]
-        if link is None or not self._payable >> target & 1 or now_s < self._resume_s[target]:
+    def _pay(self, target: int) -> None:
+        """Send the next batch to a node, unless it must not get one now, or the one before is not answered yet."""
+        ledger, link = self.hints.ledgers[target], self._exchanges.links[target]
+        if link is None or not self._payable >> target & 1 or ledger.sent or not ledger.waiting:
             return
-        for _ in range(min(WINDOW, len(ledger.waiting))):
-            if len(ledger.sent) >= WINDOW or self._in_flight_bytes[target] >= WINDOW_BYTES:
-                return
+        if self._clock.monotonic_s() < self._resume_s[target]:
+            return
+        wait_s = self.wait_s()
+        if wait_s > 0.0:
+            self._pay_after(target, wait_s)
+            return
+        batch = self._gather(target, ledger)
+        if not batch.keys:
+            return
+        batch.number = number = self._exchanges.begin(batch)
+        if link.send((m.HINTS, number, self._epoch, batch.fields)):
+            self._on_way[target] = batch
+            self.charge(batch.size_bytes, len(batch.keys))
+        else:
+            self.on_refusal(batch)
+
+    def _pay_after(self, target: int, wait_s: float) -> None:
+        self._resume_s[target] = self._clock.monotonic_s() + wait_s
+        self._timers.call_later(wait_s, lambda: self._pay(target))
+
+    def _gather(self, target: int, ledger: Ledger) -> _Batch:
+        """Take the oldest debts that can be paid, a batch at most, and what they stand for."""
+        now_ms = self._clock.wall_ms()
+        batch = _Batch(self, target, self._clock.monotonic_s() + _ANSWER_S)
+        for _ in range(min(_LOOKED_AT_MAX, len(ledger.waiting))):
+            if len(batch.keys) >= BATCH_HINTS or batch.size_bytes >= _BATCH_BYTES:
+                break
             taken = ledger.take()
-            if taken is not None and not self._send(target, ledger, link, *taken):
-                return
+            if taken is None:
+                continue
+            key, debt = taken
+            age_ms = now_ms - debt.since_ms
+            if age_ms > self._placements.grace_ms_min and age_ms > self._placements.of(key[2:]).store.gc_grace_s * 1000:
+                ledger.expired += 1  # it may bring back what was deleted since (R37)
+                self._discharge(target, ledger, key)
+                continue
+            found = self._kept(target, key, debt) if debt.version else self._held(key)
+            if found is None:
+                ledger.put_back(key, first=False)
+            elif not found[0] and not found[2]:
+                self._discharge(target, ledger, key)
+            else:
+                batch.add(key, found)
+        return batch
 
-    def _send(self, target: int, ledger: Ledger, link: Link, key: bytes, debt: Debt) -> bool:
-        """Send what a debt stands for; False if nothing more can be sent now."""
-        placement = self._placements.of(key[2:])
-        if self._clock.wall_ms() - debt.since_ms > placement.store.gc_grace_s * 1000:
-            ledger.expired += 1  # it may bring back what was deleted since (R37)
-            self._discharge(target, ledger, key)
-            return True
-        found = self._kept(target, key, debt) if debt.version else self._held(key, placement)
-        if found is None:
-            ledger.put_back(key, first=False)
-            return True
-        ballot, record, entry = found
-        if not ballot and not entry:
-            self._discharge(target, ledger, key)
-            return True
-        size_bytes = len(record.body) + len(record.window) + len(entry) + debt.size_bytes
-        sent = _Sent(self, target, key, size_bytes, self._clock.monotonic_s() + _ANSWER_S)
-        if not self.may_spend(sent.size_bytes):
-            ledger.put_back(key, first=True)
-            return False
-        sent.number = number = self._exchanges.begin(sent)
-        if not link.send((m.HINT, number, self._epoch, key, ballot, record.body, record.window, entry)):
-            self._exchanges.end(number)
-            ledger.put_back(key, first=True)
-            return False
-        self._sent[number] = sent
-        self._in_flight_bytes[target] += sent.size_bytes
-        return True
-
-    def _held(self, key: bytes, placement: Placement) -> tuple[Ballot, Record, Entry] | None:
+    def _held(self, key: bytes) -> Found | None:
         """Return what this replica holds: what is committed and the overlay, each perhaps empty; None: not yet."""
-        register = self._registers.get(key)
-        image = register.shown
-        if register.pins:
+        register = self._registers.peek(key)
+        if register is not None and register.pins:
             return None  # what is newer is not durable yet, and must not be shown (R6)
+        image = self._registers.shown(key)
         if image.accepted_ballot:
-            self._settle_at_last(key, placement, image.accepted_ballot)
+            self._settle_at_last(key, image.accepted_ballot)
             return None
         self._undecided.pop(key, None)
         if image.settled:
             return NO_BALLOT, NO_RECORD, image.overlay  # no repair spreads a settled tombstone (R38)
         return image.committed_ballot, image.committed, image.overlay
 
-    def _kept(self, target: int, key: bytes, debt: Debt) -> tuple[Ballot, Record, Entry] | None:
+    def _kept(self, target: int, key: bytes, debt: Debt) -> Found | None:
         """Return the entry that was kept for a node; None: its row is not written yet."""
-        row = self._engine.load_meta(self._name(target, key))
-        entry = Entry(row[8:]) if row else NO_ENTRY
+        entry = self._rows.entry(target, key)
         if not entry or entry_version(entry) != debt.version:
             return None
         return NO_BALLOT, NO_RECORD, entry
 
-    def _settle_at_last(self, key: bytes, placement: Placement, ballot: Ballot) -> None:
+    def _settle_at_last(self, key: bytes, ballot: Ballot) -> None:
         """Settle a proposal that has stood in the way for a while; its coordinator may be gone."""
         now_s = self._clock.monotonic_s()
         seen, since_s = self._undecided.get(key, (NO_BALLOT, 0.0))
@@ -315,55 +327,52 @@ class Handoff:
             self._undecided[key] = (ballot, now_s)
         elif now_s - since_s >= _UNDECIDED_S:
             self._undecided[key] = (ballot, now_s)
-            self.settle(key, placement)
+            self.settle(key, self._placements.of(key[2:]))
 
-    def on_answer(self, sent: _Sent, code: str, wait_ms: int = 0) -> None:
-        """Take the answer to a debt: paid (no code), refused for good, or to be sent again.
+    def on_taken(self, batch: _Batch, wait_ms: int, outcomes: bytes) -> None:
+        """Take what became of each debt of a batch, and send the next after what the other asks for.
 
-        `wait_ms` is what the other asks for before it is sent more.
+        Raises MessageError if that is not one outcome for each debt.
         """
-        self._exchanges.end(sent.number)
-        del self._sent[sent.number]
-        target, key = sent.target, sent.key
-        self._in_flight_bytes[target] -= sent.size_bytes
+        target = batch.target
         ledger = self.hints.ledgers[target]
-        if code in ("", "stale"):
-            ledger.delivered += not code
-            ledger.stale += bool(code)
-            self._discharge(target, ledger, key)
-            now_s = self._clock.monotonic_s()
-            if wait_ms:
-                self._resume_s[target] = now_s + wait_ms / 1000
-            elif ledger.waiting:
-                self._pay(target, ledger, now_s)
+        if len(outcomes) != len(batch.keys) or wait_ms < 0:
+            self.on_refusal(batch)
+            raise m.MessageError(f"{len(outcomes)} outcomes, and {wait_ms} ms to wait, for {len(batch.keys)} hints")
+        self._end(batch)
+        for key, outcome in zip(batch.keys, outcomes, strict=True):
+            if outcome == m.HINT_TAKEN:
+                ledger.delivered += 1
+                self._discharge(target, ledger, key)
+            elif outcome == m.HINT_STALE:
+                ledger.stale += 1
+                self._discharge(target, ledger, key)
+            else:
+                ledger.put_back(key, first=False)
+        pause_s = max(min(wait_ms / 1000, _WAIT_S_MAX), self.wait_s(), _REFUSING_S if m.HINT_LATER in outcomes else 0.0)
+        if pause_s > 0.0:
+            self._pay_after(target, pause_s)
         else:
-            ledger.put_back(key, first=code == "lost")
+            self._pay(target)
+
+    def on_lost(self, batch: _Batch) -> None:
+        """Let all debts of a batch wait again that was lost with its link."""
+        self.on_refusal(batch)
+
+    def on_refusal(self, batch: _Batch) -> None:
+        """Let all debts of a batch wait again that was refused as a whole."""
+        self._end(batch)
+        ledger = self.hints.ledgers[batch.target]
+        for key in reversed(batch.keys):
+            ledger.put_back(key, first=True)
+
+    def _end(self, batch: _Batch) -> None:
+        self._exchanges.end(batch.number)
+        self._on_way.pop(batch.target, None)
 
     def _discharge(self, target: int, ledger: Ledger, key: bytes) -> None:
         if ledger.pay(key):
-            self._remove_row(target, key)
-
-    # -- after a start
-
-    def _load(self, rows: Generator[tuple[str, bytes], None, None]) -> None:
-        """Take up debts from their rows, a little at a time."""
-        targets = {name: index for index, name in enumerate(self._names)}
-        some = list(islice(rows, _LOADED_TOGETHER))
-        for name, row in some:
-            node, _, rest = name[len(PREFIX) :].partition("/")
-            partition, _, key_name = rest.partition("/")
-            key = bytes.fromhex(partition) + key_name.encode()
-            ledger = self.hints.ledgers.get(targets.get(node, -1))
-            is_possible = self.hints.has_room and self._registers.is_row_key(key)
-            if ledger is None or not is_possible:  # no such node is configured, or other bounds or partitions
-                self._engine.remove_meta(name, sync=False, then=None)
-            elif not ledger.holds(key):
-                entry = Entry(row[8:])
-                version = entry_version(entry) if entry else NO_VERSION
-                debt = Debt(int.from_bytes(row[:8], "big"), len(key) + DEBT_BYTES + len(entry), version)
-                self.hints.restore(targets[node], key, debt)
-        if len(some) < _LOADED_TOGETHER:
-            self._rows = None
+            self._rows.remove(target, key)
 
     # -- facts
 

@@ -49,6 +49,8 @@ class Placements:
             for name, store in config.stores.items()
         }
         self._default = self._tables[b"default"]
+        self.grace_ms_min = 1000 * min(store.gc_grace_s for store in config.stores.values())
+        """The shortest gc_grace of any store: what is younger is stale in none (R37)."""
 
     def _place(self, store: StoreConfig, partition: int, home: int) -> Placement:
         preference = self.ring.preference[partition]

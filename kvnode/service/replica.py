@@ -25,7 +25,7 @@ from kvnode.service.age import Age
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.exchange import Link
 from kvnode.service.registers import CachedRegister, Registers, is_mortal
-from kvnode.service.states import KEY_BYTES_MIN, check_ballot, check_parts, promise_message
+from kvnode.service.states import KEY_BYTES_MIN, RECORD_FIELDS, check_ballot, check_records, promise_message
 from kvnode.storage.engine import Engine
 
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
@@ -79,9 +79,11 @@ class Replica:
         self._unsynced_stores = unsynced_stores
         self.grace_ms: Callable[[bytes], int] = _for_ever
         """Says of a key's name how old an eventual write may be that comes late (R37)."""
-        self.charge: Callable[[int], float] = lambda size_bytes: 0.0
-        """Counts a hint that was taken, by its bytes, against the repair budget here; returns how many seconds the
-        sender should wait before the next."""
+        self.grace_ms_min = 0
+        """The least that it says of any."""
+        self.charge: Callable[[int, int], float] = lambda size_bytes, operations: 0.0
+        """Counts hints that were taken, by their bytes and number, against the repair budget here; returns how many
+        seconds the sender should wait before the next."""
         self._horizon = b""
         """Stamp of max_offset ahead, as bytes; renewed when an accept goes beyond it."""
         self.superseded = 0
@@ -99,7 +101,7 @@ class Replica:
             m.READ: self.on_read,
             m.ENTRY: self.on_entry,
             m.REPAIR: self.on_entry,
-            m.HINT: self.on_hint,
+            m.HINTS: self.on_hints,
         }
 
     # -- the register
@@ -256,36 +258,48 @@ class Replica:
         self._put(key, register, link, (m.WRITTEN, 0, 0))
         return True
 
-    def on_hint(self, link: Link, message: Message) -> None:
-        """Take what this replica may have missed, by R12 and R29, and acknowledge it once all of it is durable.
+    def on_hints(self, link: Link, message: Message) -> None:
+        """Take what this replica may have missed; acknowledged together, once all of it is durable."""
+        _, number, epoch, fields = message
+        count = check_records(fields, m.HINTS_MAX)
+        if not self.takes(link, number, epoch):
+            return
+        wait_ms = round(self.charge(sum(map(len, fields)), count) * 1000)
+        outcomes = bytearray()
+        pending: CachedRegister | None = None
+        for at in range(0, len(fields), RECORD_FIELDS):
+            key, ballot, body, window, entry = fields[at : at + RECORD_FIELDS]
+            outcomes.append(self._take_hint(link, key, ballot, Record(body, window), Entry(entry)))
+            register = self._registers.get(key)
+            if register.pins:
+                pending = register
+        reply = (m.HINTED, number, wait_ms, bytes(outcomes))
+        if pending is not None:
+            self._put(pending.key, pending, link, reply)  # the last row of all: groups complete in order
+        else:
+            link.send(reply)
+
+    def _take_hint(self, link: Link, key: bytes, ballot: Ballot, record: Record, entry: Entry) -> int:
+        """Take what this replica may have missed of a key, by R12 and R29; return what became of it.
 
         An entry that is older than the store's gc_grace is refused: what it was superseded by may be purged (R37).
         """
-        _, number, epoch, key, ballot, body, window, entry = message
-        if not self.takes(link, number, epoch):
-            return
-        check_parts(key, ballot, body, entry)
-        wait_ms = round(self.charge(len(key) + len(body) + len(window) + len(entry)) * 1000)
-        if ballot:
-            register, verdict = self._registers.commit(key, ballot, Record(body, window))
-            if verdict is Verdict.FLOOR:
-                link.send((m.BELOW_FLOOR, key, register.floor))
-                link.send((m.REFUSED, number, "below-floor", "the record is settled above the floor by a round first"))
-                return
+        if ballot and self._commit(link, key, ballot, record) is Verdict.FLOOR:
+            return m.HINT_LATER  # the sender settles the record above the floor first
+        register = self._registers.get(key)
+        outcome, is_changed = m.HINT_TAKEN, False
         if entry:
             stamp, now_ms = version_stamp(entry_version(entry)), self._clock.wall_ms()
-            if self._is_stale(key, self._registers.get(key), stamp, now_ms):
+            if self._is_stale(key, register, stamp, now_ms):
                 self.stale += 1
-                link.send((m.REFUSED, number, "stale", "the entry is older than gc_grace, and the key may be purged"))
-                return
-            if not self._ceilings.hybrid.observe(stamp, now_ms):
-                link.send((m.REFUSED, number, "clock-skew", "the entry's stamp is further ahead than max_offset"))
-                return
-        cached = self._registers.get(key)
-        if entry and self._store(key, cached, Entry(entry)) is _DONE:
-            self._put(key, cached, link, (m.WRITTEN, number, wait_ms))
-        else:
-            self._answer_repeat(key, cached, link, (m.WRITTEN, number, wait_ms))
+                outcome = m.HINT_STALE
+            elif not self._ceilings.hybrid.observe(stamp, now_ms):
+                outcome = m.HINT_LATER
+            else:
+                is_changed = self._store(key, register, entry) is _DONE
+        if is_changed or register.pins:  # a commit need not be durable (R12); a hint is forgotten, so it must be
+            self._put(key, register, link, (m.HINTED, 0, 0, b""))
+        return outcome
 
     def _store(self, key: bytes, register: Register, entry: Entry) -> Verdict:
         before = register.image
@@ -303,11 +317,13 @@ class Replica:
         the request window of an absent key supersedes nothing.  The time is this node's greatest, so that a wall clock
         that was set back lets nothing through.
         """
+        age_ms = max(now_ms, stamp_ms(self._ceilings.hybrid.last)) - stamp_ms(stamp)
+        if age_ms <= self.grace_ms_min:
+            return False
         image = register.image
         if not (image.settled or version_is_absent(image.committed.version)):
             return False
-        latest_ms = max(now_ms, stamp_ms(self._ceilings.hybrid.last))
-        return latest_ms - stamp_ms(stamp) > self.grace_ms(key[2:])
+        return age_ms > self.grace_ms(key[2:])
 
     # -- shared
 

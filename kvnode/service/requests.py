@@ -71,6 +71,11 @@ class Statistics:
         """Operations answered since start."""
         return self._answered
 
+    @property
+    def samples(self) -> int:
+        """Samples since the last call of `recent_p99_ms`."""
+        return self._answered // _SAMPLE_EVERY - self._observed
+
     def recent_p99_ms(self) -> tuple[float, int]:
         """Return p99 of the samples since the last call, and how many those are."""
         newest, oldest = self._answered // _SAMPLE_EVERY, self._observed

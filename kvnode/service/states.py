@@ -7,6 +7,8 @@ given at all.  Leaves to others: when a state may be shown (`replica`: only what
 
 from __future__ import annotations
 
+from typing import Any
+
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvclient.wire.values import (
@@ -21,6 +23,8 @@ from kvclient.wire.values import (
 from kvnode.core.proposer import Promise
 from kvnode.core.record import Entry, Image, Record
 
+RECORD_FIELDS = 5
+"""Of what one replica sends another of a key: key, committed ballot, body, window, overlay entry."""
 KEY_BYTES_MIN = 5
 """Partition 2, a store's name of one byte, a zero byte, a key of one byte."""
 
@@ -41,6 +45,17 @@ def check_parts(key: bytes, ballot: bytes, body: bytes, entry: bytes) -> None:
             f"a record with a ballot of {len(ballot)} bytes, a body of {len(body)} and an entry of {len(entry)} for"
             f" a key of {len(key)}"
         )
+
+
+def check_records(fields: list[Any], records_max: int) -> int:
+    """Return how many records these fields are: key, ballot, body, window and entry of each.  Raises MessageError
+    unless they are at most so many, and each has the sizes that it must have."""
+    count = len(fields) // RECORD_FIELDS
+    if len(fields) % RECORD_FIELDS or count > records_max or any(type(field) is not bytes for field in fields):
+        raise m.MessageError(f"{len(fields)} fields are not at most {records_max} records of {RECORD_FIELDS} each")
+    for at in range(0, len(fields), RECORD_FIELDS):
+        check_parts(fields[at], fields[at + 1], fields[at + 2], fields[at + 4])
+    return count
 
 
 def promise_message(number: int, image: Image, floor: Ballot, before: Ballot) -> Message:

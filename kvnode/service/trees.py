@@ -35,7 +35,7 @@ SLICE_ROWS = 128
 SLICE_BYTES = 1 << 20
 """A slice ends after so many bytes of values: they are held while its records are sent."""
 PAUSE_S = 0.002
-"""Between two slices; longer while clients would notice.  A million rows are read in twenty seconds."""
+"""Between two slices; longer while clients would notice or hints arrive.  A million rows are read in twenty seconds."""
 _BARRIER_S = 0.005
 _NOTED_MAX = 65_536
 _BARRIER_META = "trees/barrier"
@@ -223,5 +223,5 @@ class Trees:
         return self._registers.shown(key)
 
     def pause_s(self) -> float:
-        """Return how long to pause between two slices: the longer, the less clients leave of the repair budget."""
-        return PAUSE_S / self._pace.budget.share
+        """Return how long to pause between two slices."""
+        return PAUSE_S * self._pace.slowness

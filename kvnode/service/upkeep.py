@@ -49,7 +49,7 @@ class Upkeep:
         self._placements = placements
         self._registers = registers
         self._consensus = consensus
-        replica.grace_ms = self.grace_ms
+        replica.grace_ms, replica.grace_ms_min = self.grace_ms, placements.grace_ms_min
         self._tombstones = Tombstones(
             replica, registers, runtime.clock, limits.max_offset_ms, self.settle_after_ms, pace.charge
         )

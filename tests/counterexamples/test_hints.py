@@ -56,7 +56,7 @@ def an_old_hint_brings_nothing_back() -> None:
     version = version_eventual(b"", world.now_ms() << 16, 5)  # type: ignore[arg-type]
     world.run(61.0)
     entry = entry_make(body(version, b"deleted"), absent=True)
-    message = [m.HINT, 1, EPOCH, world.row_key("k"), b"", b"", b"", entry]
+    message = [m.HINTS, 1, EPOCH, [world.row_key("k"), b"", b"", b"", entry]]
     world.hosts[a].node.on_batch(WorldLink(world, a, b), [message])
     settle(world)
     claim(seen_by(world, a) is None, "a deleted key came back")
@@ -72,7 +72,7 @@ def a_hint_is_kept_until_it_has_arrived() -> None:
         for _ in range(4):  # until nothing but the hint remembers it
             world.run(1.0)
             world.hosts[a].node.on_heartbeat(b, world.scheduler.now_s, (1, 0, 0, 0))
-    lost = catch(world, m.HINT, target=c)
+    lost = catch(world, m.HINTS, target=c)
     world.run(0.1)
     assert lost.messages
     lost.stop()

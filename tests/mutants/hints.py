@@ -16,11 +16,11 @@ from kvnode.service.replica import Replica
 def hints_carry_proposals(patch: pytest.MonkeyPatch) -> None:
     held = Handoff._held
 
-    def hopeful(handoff: Any, key: Any, placement: Any) -> Any:
+    def hopeful(handoff: Any, key: Any) -> Any:
         image = handoff._registers.get(key).shown
         if image.accepted_ballot:
             return image.accepted_ballot, image.accepted, image.overlay
-        return held(handoff, key, placement)
+        return held(handoff, key)
 
     patch.setattr(Handoff, "_held", hopeful)
 
@@ -44,9 +44,7 @@ def hints_know_no_age(patch: pytest.MonkeyPatch) -> None:
 
 
 def hints_are_paid_when_sent(patch: pytest.MonkeyPatch) -> None:
-    answer = Handoff.on_answer
+    def trusting(handoff: Any, batch: Any) -> None:
+        handoff.on_taken(batch, 0, bytes(len(batch.keys)))
 
-    def trusting(handoff: Any, sent: Any, code: str) -> None:
-        answer(handoff, sent, "" if code == "lost" else code)
-
-    patch.setattr(Handoff, "on_answer", trusting)
+    patch.setattr(Handoff, "on_lost", trusting)

@@ -107,9 +107,14 @@ REPAIR: Final = _kind(64, int, int, bytes, bytes)  # like ENTRY, out of an owner
 
 PURGE_DONE, PURGE_OTHER, PURGE_SOON, PURGE_GONE = 0, 1, 2, 3
 """Done (also before); the key is not that tombstone any more; too soon; the tombstone was removed before."""
-HINT: Final = _kind(70, int, int, bytes, bytes, bytes, bytes, bytes)
-# id, epoch, key, committed ballot, body, window, overlay entry: what the receiver may have missed, by R12 and R29; each
-# part may be empty -> WRITTEN once all of it is durable; its number is the milliseconds to wait before the next HINT
+HINTS: Final = _kind(70, int, int, list)
+# id, epoch, [key, committed ballot, body, window, overlay entry, key, ...]: what the receiver may have missed of up to
+# HINTS_MAX keys, by R12 and R29; all of a key but its name may be empty -> HINTED once all that was taken is durable
+HINTED: Final = _kind(71, int, int, bytes)  # id, milliseconds to wait before the next HINTS, one HINT_* for each key
+
+HINTS_MAX: Final = 256
+HINT_TAKEN, HINT_STALE, HINT_LATER = 0, 1, 2
+"""Taken, or not needed; refused for its age, for ever (R37); refused for now."""
 
 # -- between replicas: anti-entropy (R32); see kvnode.service.comparing for what is packed how
 TREE_ROOTS: Final = _kind(80, int, int, bytes)  # id, epoch, ranges with their roots -> TREE_DIFFER

@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 from schedule import apart, catch, propose_and_die, put, seen_by, settle, trio
-from world import World
+from world import World, WorldLink
 
 from kvclient.wire import messages as m
 from kvnode.config import Limits, StoreConfig
-from kvnode.service import handoff
+from kvnode.core.hints import DEBT_BYTES
+from kvnode.service import handoff, hintrows
+from kvnode.service.states import RECORD_FIELDS
 
 
 def hints(world: World, index: int) -> list[str]:
     """Return the names of the rows of hints on a node's disk."""
-    return [name for name, _ in world.hosts[index].engine.scan_meta(handoff.PREFIX)]
+    return [name for name, _ in world.hosts[index].engine.scan_meta(hintrows.PREFIX)]
 
 
 def owed(world: World, index: int) -> int:
@@ -85,7 +87,7 @@ def test_a_thousand_writes_of_a_key_make_one_hint() -> None:
             write(world, b"%d" % number, a)
         assert owed(world, a) == 1
         assert len(hints(world, a)) == 1
-        sent = catch(world, m.HINT)
+        sent = catch(world, m.HINTS)
     sent.pour()
     world.run(0.2)
     assert seen_by(world, c) == b"49"
@@ -137,6 +139,18 @@ def test_what_a_replica_has_vouched_for_is_not_owed_when_it_is_lost() -> None:
     assert world.hosts[a].node.handoff.recent.held == 0, "and takes no memory any more"
     world.cut(a, c)
     world.run(0.1)
+    assert owed(world, a) == 0
+
+
+def test_what_was_owed_and_is_paid_is_not_owed_again_when_the_replica_is_lost() -> None:
+    """It was written a moment before the replica came back, and no heartbeat has vouched for it since."""
+    world, a, _, c = trio()
+    with apart(world, c):
+        write(world, b"v", a)
+    world.run(0.2)
+    assert owed(world, a) == 0
+    world.cut(a, c)
+    world.run(0.2)
     assert owed(world, a) == 0
 
 
@@ -193,11 +207,11 @@ def test_a_proposal_is_never_handed_over() -> None:
         world.run(0.2)
         assert owed(world, a) == 1
         assert world.register(a, "k").image.accepted_ballot
-    hinted = catch(world, m.HINT)
+    hinted = catch(world, m.HINTS)
     hinted.stop()
     world.mend(a, b)
     sent: list[Any] = []
-    world.on_post = lambda source, target, message: sent.append(message) or True if message[0] == m.HINT else True
+    world.on_post = lambda source, target, message: sent.append(message) or True if message[0] == m.HINTS else True
     world.run(0.5)
     assert sent == []
     world.run(3.0)
@@ -300,7 +314,7 @@ def test_a_key_written_while_its_hint_is_on_the_way_stays_owed() -> None:
     world, a, _, c = trio()
     with apart(world, c):
         write(world, b"old", a)
-    answers = catch(world, m.WRITTEN, source=c, target=a)
+    answers = catch(world, m.HINTED, source=c, target=a)
     world.run(0.1)
     assert answers.messages
     world.hosts[a].node.exchanges.suspected = 1 << c
@@ -320,7 +334,7 @@ def test_an_expired_link_puts_back_what_was_sent() -> None:
     with apart(world, c):
         for number in range(3):
             write(world, b"v", a, f"key{number}")
-    lost = catch(world, m.HINT, target=c)
+    lost = catch(world, m.HINTS, target=c)
     world.run(0.1)
     assert lost.messages
     lost.stop()
@@ -338,7 +352,7 @@ def test_a_debt_whose_answer_is_lost_is_sent_again() -> None:
     world, a, _, c = trio()
     with apart(world, c):
         write(world, b"v", a)
-    answers = catch(world, m.WRITTEN, source=c, target=a)
+    answers = catch(world, m.HINTED, source=c, target=a)
     world.run(1.0)
     assert answers.messages
     answers.stop()
@@ -351,23 +365,27 @@ def test_a_debt_whose_answer_is_lost_is_sent_again() -> None:
     assert world.hosts[a].node.handoff.facts()["hints_delivered"] == 1
 
 
-def test_the_repair_budget_sets_the_pace() -> None:
+def test_the_repair_budget_sets_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handoff, "BATCH_HINTS", 2)
     world, a, _, c = trio()
     with apart(world, c):
         for number in range(6):
             write(world, b"v", a, f"key{number}")
     asked: list[int] = []
+    spent: list[tuple[int, int]] = []
 
-    def two(size_bytes: int) -> bool:
-        asked.append(size_bytes)
-        return len(asked) <= 2
+    def one() -> float:
+        asked.append(1)
+        return 0.0 if len(asked) == 1 else 0.5
 
-    world.hosts[a].node.handoff.may_spend = two
+    node = world.hosts[a].node
+    node.handoff.wait_s, node.handoff.charge = one, lambda *cost: spent.append(cost)
     world.run(0.2)
     assert owed(world, a) == 4
-    assert all(size_bytes > handoff.DEBT_BYTES for size_bytes in asked)
-    world.hosts[a].node.handoff.may_spend = lambda size_bytes: True
-    settle(world)
+    assert [operations for _, operations in spent] == [2]
+    assert all(size_bytes > 2 * DEBT_BYTES for size_bytes, _ in spent)
+    node.handoff.wait_s = lambda: 0.0
+    settle(world, 1.0)
     assert owed(world, a) == 0
 
 
@@ -377,31 +395,101 @@ def test_a_receiver_may_ask_for_a_pause() -> None:
     with apart(world, c):
         for number in range(150):
             write(world, b"v", a, f"key{number}")
-    world.hosts[c].node.replica.charge = lambda size_bytes: 1.0
+    world.hosts[c].node.replica.charge = lambda size_bytes, operations: 1.0
     world.run(0.9)
-    assert owed(world, a) == 150 - handoff.WINDOW
+    assert owed(world, a) == 150 - handoff.BATCH_HINTS
     world.run(1.0)
-    assert owed(world, a) == 150 - 2 * handoff.WINDOW
+    assert owed(world, a) == 150 - 2 * handoff.BATCH_HINTS
 
 
-def test_few_hints_are_on_the_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handoff, "WINDOW", 3)
+def test_a_receiver_cannot_ask_for_a_pause_without_end() -> None:
+    world, a, _, c = trio()
+    with apart(world, c):
+        for number in range(40):
+            write(world, b"v", a, f"key{number}")
+    replica = world.hosts[c].node.replica
+    replica.charge = lambda size_bytes, operations: 1e6
+    world.run(0.5)
+    assert owed(world, a) == 40 - handoff.BATCH_HINTS
+    world.run(10.0)
+    assert owed(world, a) == 0
+
+
+def test_one_batch_is_on_the_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handoff, "BATCH_HINTS", 3)
     world, a, _, c = trio()
     with apart(world, c):
         for number in range(10):
             write(world, b"v", a, f"key{number}")
-    held = catch(world, m.HINT, target=c)
+    held = catch(world, m.HINTS, target=c)
     world.run(0.2)
-    assert len(held.messages) == 3
+    assert [len(message[3]) for _, _, message in held.messages] == [3 * RECORD_FIELDS]
     held.pour()
     settle(world, 0.5)
     assert owed(world, a) == 0
     assert all(seen_by(world, c, f"key{number}") == b"v" for number in range(10))
 
 
+def test_a_batch_is_bounded_by_its_bytes_as_well() -> None:
+    world, a, _, c = trio()
+    with apart(world, c):
+        for number in range(8):
+            write(world, bytes(20_000), a, f"key{number}")
+    held = catch(world, m.HINTS, target=c)
+    world.run(0.2)
+    assert [len(message[3]) for _, _, message in held.messages] == [2 * RECORD_FIELDS]
+
+
+def test_what_is_refused_for_now_is_sent_again_a_moment_later() -> None:
+    """The rest of its batch is paid."""
+    world, a, _, c = trio()
+    with apart(world, c):
+        for number in range(3):
+            write(world, b"v", a, f"key{number}")
+    answers = catch(world, m.HINTED, source=c, target=a)
+    world.run(0.1)
+    [(source, target, message)] = answers.messages
+    answers.messages = [(source, target, [*message[:3], bytes([m.HINT_TAKEN, m.HINT_LATER, m.HINT_TAKEN])])]
+    answers.pour()
+    world.run(0.5)
+    assert owed(world, a) == 1
+    settle(world, 1.0)
+    assert owed(world, a) == 0
+
+
+@pytest.mark.parametrize(("wait_ms", "outcomes"), [(0, b""), (0, bytes(4)), (-1, bytes(3))])
+def test_an_answer_that_fits_no_batch_ends_the_link_and_pays_nothing(wait_ms: int, outcomes: bytes) -> None:
+    world, a, _, c = trio()
+    with apart(world, c):
+        for number in range(3):
+            write(world, b"v", a, f"key{number}")
+    answers = catch(world, m.HINTED, source=c, target=a)
+    world.run(0.1)
+    [(_, _, message)] = answers.messages
+    with pytest.raises(m.MessageError):
+        world.hosts[a].node.on_batch(WorldLink(world, a, c), [[m.HINTED, message[1], wait_ms, outcomes]])
+    assert owed(world, a) == 3
+    assert len(hints(world, a)) == 3
+
+
+def test_a_key_that_is_owed_again_keeps_its_row() -> None:
+    """The row of what was paid goes with the next sweep, and not if it is needed again by then."""
+    world, a, _, c = trio()
+    rows = world.hosts[a].node.handoff._rows
+    with apart(world, c):
+        write(world, b"v", a)
+        rows.remove(c, world.row_key("k"))
+        rows.put(c, world.row_key("k"), world.now_ms())
+        world.run(0.2)
+        assert len(hints(world, a)) == 1
+        rows.remove(c, world.row_key("k"))
+        world.run(0.2)
+        assert hints(world, a) == []
+
+
 def test_hints_for_a_node_that_is_no_longer_configured_are_removed() -> None:
     world, a, _, _ = trio()
-    world.hosts[a].engine.put_meta(f"{handoff.PREFIX}gone/0000/default\0k", bytes(8), sync=True, then=None)
+    world.hosts[a].engine.put_meta(f"{hintrows.PREFIX}gone/0000/default\0k", bytes(8), sync=True, then=None)
     world.run()
     world.crash(a)
     world.restart(a)

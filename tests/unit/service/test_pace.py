@@ -1,4 +1,4 @@
-"""The budget on a node's clock: it hears of the latency of the last half second, not of all time."""
+"""The budget on a node's clock: it hears of the latency of the last moments, not of all time."""
 
 from __future__ import annotations
 
@@ -57,3 +57,34 @@ def test_repair_slows_while_clients_wait_longer_and_recovers() -> None:
     pace.charge(10**9)
     assert not pace.take(1)
     assert pace.wait_s() > 1
+
+
+def test_few_clients_are_observed_for_longer_and_many_sooner() -> None:
+    """Every eighth request is timed; an observation ends once there are twenty, after a quarter of a second to one."""
+    clock = _Clock()
+    statistics = Statistics(clock)
+    pace = Pace(Limits(), clock, statistics)
+    for answered, seconds, expected in ((800, 0.25, 0.5), (80, 0.25, 0.5), (80, 0.25, 0.25), (8, 0.5, 0.25)):
+        clock.now_s += seconds
+        assert pace.take(100)
+        pace.budget.level_ms = 5.0
+        _answer(statistics, clock, answered, 0.05)
+        pace.sweep(clock.now_s)
+        assert pace.facts()["allowed"] == expected
+    clock.now_s += 0.5
+    pace.sweep(clock.now_s)
+    assert pace.facts()["allowed"] > 0.25, "nobody is there to be hurt"
+
+
+def test_what_can_wait_is_slow_while_hints_come_in() -> None:
+    clock = _Clock()
+    pace = Pace(Limits(), clock, Statistics(clock))
+    assert pace.slowness == 1.0
+    pace.charge(100)
+    assert pace.slowness == 1.0, "that was no hint"
+    assert pace.take_in(100, 1) == 0.0
+    assert pace.slowness == 8.0
+    pace.budget.share = 0.5
+    assert pace.slowness == 16.0
+    clock.now_s += 1.0
+    assert pace.slowness == 2.0

@@ -41,7 +41,7 @@ def about(key: bytes) -> list[tuple[Any, ...]]:
         (m.READ, 1, EPOCH, key, 1),
         (m.ENTRY, 1, EPOCH, key, ENTRY),
         (m.REPAIR, 0, EPOCH, key, ENTRY),
-        (m.HINT, 1, EPOCH, key, BALLOT, BODY, b"", ENTRY),
+        (m.HINTS, 1, EPOCH, [key, BALLOT, BODY, b"", ENTRY]),
         (m.RECORDS, 1, EPOCH, [key, BALLOT, BODY, b"", ENTRY]),
         (m.ANCHOR, 1, EPOCH, key, BALLOT),
         (m.SETTLE, 1, EPOCH, key, BALLOT),
