@@ -381,7 +381,7 @@ class Node:
             "epoch": EPOCH,
             "keys": self.engine.approximate_keys(),
             "bytes": self.engine.stored_bytes(),
-            "clock_offset_ms": self.clock.leap_ms - (sorted(offsets)[len(offsets) // 2] if offsets else 0),
+            "clock_offset_ms": self.clock.leap_ms - (sorted(offsets)[len(offsets) // 2][0] if offsets else 0),
             "connections": self.listener.connections,
             "in_flight": statistics.in_flight,
             "ops": dict(statistics.done),

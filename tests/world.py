@@ -160,7 +160,7 @@ class World:
         host = self.hosts[index]
         host.clock.offset_ms = offset_ms
         host.node.clock.wall_ms()
-        host.node.clock.hear([host.node.clock.leap_ms] * len(self.hosts), len(self.hosts))
+        host.node.clock.hear([(host.node.clock.leap_ms, 0)] * len(self.hosts), len(self.hosts))
 
     def _on_disk(self, index: int, timers: WorldTimers, then: Callable[[], object]) -> None:
         if index in self.held_disks:

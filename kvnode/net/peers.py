@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -30,6 +31,8 @@ from kvnode.net.sweep import Sweep
 from kvnode.runtime import Runtime, TimerHandle
 
 _SAMPLES: Final = 5
+_CLOSE: Final = 0.25
+"""Of max_offset: a sample of a shorter round trip counts as exact."""
 _RTT_S_MAX: Final = 60.0
 """An answer later than this says nothing about a clock."""
 _DOUBLINGS_MAX: Final = 20
@@ -40,7 +43,9 @@ _log = logging.getLogger(__name__)
 class _Peer:
     """What is known of one other node."""
 
-    __slots__ = ("attempt", "complaint", "failures", "host", "index", "port", "rtt_ms", "samples_ms", "timer")
+    __slots__ = (
+        "attempt", "complaint", "failures", "host", "index", "port", "rough_ms", "rtt_ms", "samples_ms", "timer",
+    )  # fmt: skip
 
     def __init__(self, index: int, host: str, port: int) -> None:
         self.index, self.host, self.port = index, host, port
@@ -48,6 +53,8 @@ class _Peer:
         self.complaint = ""
         self.samples_ms: deque[float] = deque(maxlen=_SAMPLES)
         """How far its wall clock was ahead of our monotonic one."""
+        self.rough_ms: deque[tuple[float, float]] = deque(maxlen=_SAMPLES)
+        """The same from slow answers since the last quick one, and by how much each may be off."""
         self.rtt_ms: float | None = None
         self.attempt: asyncio.Task[None] | None = None
         self.timer: TimerHandle | None = None
@@ -96,10 +103,22 @@ class Peers:
         await self._sweep.close("shutdown", "the node is shutting down")
         await self._stack.aclose()
 
-    def offset_ms(self, index: int) -> int | None:
-        """Return how far node `index`'s wall clock is ahead of our time: the median of the last samples; None: none."""
-        samples_ms, clock = self._peers[index].samples_ms, self._runtime.clock
-        return round(median(samples_ms) + clock.monotonic_s() * 1e3 - clock.wall_ms()) if samples_ms else None
+    def offset_ms(self, index: int) -> tuple[int, int] | None:
+        """Return how far node `index`'s wall clock is ahead of our time, and by how much that may be off; None: nothing
+        was measured.
+
+        It is the median of the last quick answers, unless a slow one since then proves that it is so no more: that is
+        off by half its round trip at most.
+        """
+        peer, clock = self._peers[index], self._runtime.clock
+        ahead_ms, error_ms = (median(peer.samples_ms), 0.0) if peer.samples_ms else (0.0, math.inf)
+        if peer.rough_ms:
+            rough_ms, rough_error_ms = min(peer.rough_ms, key=lambda sample: sample[1])
+            if error_ms > rough_error_ms or abs(rough_ms - ahead_ms) > rough_error_ms:
+                ahead_ms, error_ms = rough_ms, rough_error_ms
+        if error_ms == math.inf:
+            return None
+        return round(ahead_ms + clock.monotonic_s() * 1e3 - clock.wall_ms()), math.ceil(error_ms)
 
     def rtt_ms(self, index: int) -> float | None:
         """Return the last measured round trip to node `index` in milliseconds; None: none yet."""
@@ -158,9 +177,12 @@ class Peers:
         peer.failures = 0
         if self.links[link.index] is link:
             self._handler.on_heartbeat(link.index, sent_ns / 1e9, (pulse[0], pulse[1], pulse[2], pulse[3]))
-        if peer.rtt_ms > self._limits.max_offset_ms / 4:
-            return  # a sample is off by up to half its round trip: one side was paused or busy, its clock may be fine
-        peer.samples_ms.append(wall_ms - (now_s * 1e3 - peer.rtt_ms / 2))
+        ahead_ms = wall_ms - (now_s * 1e3 - peer.rtt_ms / 2)
+        if peer.rtt_ms <= _CLOSE * self._limits.max_offset_ms:
+            peer.samples_ms.append(ahead_ms)
+            peer.rough_ms.clear()
+        else:  # one side was paused or busy, or the way is long: it is off by up to half its round trip
+            peer.rough_ms.append((ahead_ms, peer.rtt_ms / 2))
 
     def on_ended(self, link: Link) -> None:
         """Tell the handler, and dial again."""

@@ -38,6 +38,10 @@ class InvalidRequest(ValueError):
     """A field of a request is outside its bounds; the text names it, its value and the bound."""
 
 
+class SkewedRequest(Exception):
+    """A request of a time that is not this node's: its clock, or that of the node which told the client, is wrong."""
+
+
 class _Forwarded:
     """A request that another node works on."""
 
@@ -144,6 +148,8 @@ class Coordinator:
         else:
             try:
                 self._dispatch(kind, request, message)
+            except SkewedRequest as error:
+                request.fail("clock-skew", str(error))
             except (BadName, InvalidRequest) as error:
                 is_settled = _is_only_attempt(message)
                 request.fail("invalid-request", str(error), is_settled=is_settled)
@@ -210,7 +216,7 @@ class Coordinator:
         if not 0 < lives_ms <= longest_s * 1000 or not 0 < issued_at_ms < 1 << 47:
             raise InvalidRequest(f"the deadline is {lives_ms} ms after the issue; allowed: 1 ms to {longest_s:g} s")
         if issued_at_ms > self._runtime.clock.wall_ms() + _FUTURE_MS:
-            raise InvalidRequest("the operation was issued more than an hour ahead of this node's clock")
+            raise SkewedRequest("the operation was issued over an hour ahead of this node's clock; ask another node")
 
     def _step(self, action: int, check: int, etag: str, content: bytes, ttl_ms: int, issued_at_ms: int) -> Step:
         if action not in (m.PUT, m.DELETE) or check not in (CHECK_NONE, CHECK_ETAG, CHECK_ABSENT):

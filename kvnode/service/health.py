@@ -28,8 +28,8 @@ _log = logging.getLogger("kvnode")
 class Measures(Protocol):
     """What is measured of the links to the others, by node index; None: nothing yet."""
 
-    def offset_ms(self, index: int) -> int | None:
-        """Return how far a node's clock was ahead of ours when last measured."""
+    def offset_ms(self, index: int) -> tuple[int, int] | None:
+        """Return how far a node's clock was ahead of ours when last measured, and by how much that may be off."""
 
     def rtt_ms(self, index: int) -> float | None:
         """Return the last round trip."""
@@ -102,14 +102,14 @@ class Health:
 
     # -- clocks
 
-    def offsets_ms(self) -> list[int]:
-        """Return how far the clocks of the others were ahead of ours when last measured."""
+    def offsets_ms(self) -> list[tuple[int, int]]:
+        """Return how far the clocks of the others were ahead of ours when last measured, each with its error."""
         others = (index for index in range(len(self._names)) if index != self._home)
         return [offset for index in others if (offset := self._measures.offset_ms(index)) is not None]
 
-    def clock_is_good(self, offsets_ms: list[int]) -> bool:
-        """R4: good unless a majority of the nodes is measured to be further away than 0.8 max_offset."""
-        far = sum(abs(offset) > 0.8 * self._limits.max_offset_ms for offset in offsets_ms)
+    def clock_is_good(self, offsets_ms: list[tuple[int, int]]) -> bool:
+        """R4: good unless a majority of the nodes is surely further away than 0.8 max_offset."""
+        far = sum(abs(offset) - error > 0.8 * self._limits.max_offset_ms for offset, error in offsets_ms)
         return far * 2 <= len(self._names)
 
     # -- facts
@@ -125,12 +125,13 @@ class Health:
         return {"peers": self.peers(), "links": links, "load": _load_facts(self.load())}
 
     def _link_facts(self, index: int, now_s: float) -> dict[str, Any]:
-        rtt_ms, load = self._measures.rtt_ms(index), self._loads[index]
+        rtt_ms, offset, load = self._measures.rtt_ms(index), self._measures.offset_ms(index), self._loads[index]
         return {
             "state": self._state(index),
             "phi": round(self.detector.phi(index, now_s), 2),
             "rtt_ms": None if rtt_ms is None else round(rtt_ms, 3),
-            "offset_ms": self._measures.offset_ms(index),
+            "offset_ms": None if offset is None else offset[0],
+            "offset_error_ms": None if offset is None else offset[1],
             "epoch": self._epochs.get(index),
             "load": None if load is None else _load_facts(load),
             "busy": bool(self._exchanges.busy >> index & 1),

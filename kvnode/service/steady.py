@@ -82,12 +82,12 @@ class SteadyClock:
         self._limit_ms = now_ms + self._leap_ms_max
         self.leap_ms = 0
 
-    def hear(self, offsets_ms: Sequence[int], nodes: int) -> None:
-        """Take how far the other nodes' machines are ahead of this node's time, of `nodes` in all: do they bear a leap
-        out?"""
+    def hear(self, offsets_ms: Sequence[tuple[int, int]], nodes: int) -> None:
+        """Take how far the other nodes' machines are ahead of this node's time, and by how much that may be off, of
+        `nodes` in all: do they surely bear a leap out?"""
         if not self.leap_ms:
             return
-        same = sum(abs(offset - self.leap_ms) <= self._leap_ms_max for offset in offsets_ms)
+        same = sum(abs(offset - self.leap_ms) + error <= self._leap_ms_max for offset, error in offsets_ms)
         if (same + 1) * 2 > nodes:
             _log.warning("the other nodes bear the wall clock out: this node follows it, %d ms ahead", self.leap_ms)
             self._follow(self._clock.monotonic_s(), self._clock.wall_ms())

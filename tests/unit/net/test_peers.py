@@ -203,14 +203,14 @@ async def test_offsets_are_the_median_of_the_last_samples_and_outlive_the_link()
             while len(samples) == count:
                 await asyncio.sleep(0)
             one.timers.advance(Limits().heartbeat_s)
-        assert one.peers.offset_ms(0) == 120
+        assert one.peers.offset_ms(0) == (120, 0)
         assert one.peers.rtt_ms(0) == pytest.approx(rtt_ms, abs=0.1)
         stranger.hang_up()
         await one.caller.until(lambda: one.caller.count("lost", 0) == 1)
-        assert one.peers.offset_ms(0) == 120
+        assert one.peers.offset_ms(0) == (120, 0)
         one.clock.now_s += 30
         one.clock.offset_ms += 5_000  # our clock was set: that shows at once, also against whoever is out of reach
-        assert one.peers.offset_ms(0) == 120 - 5_000
+        assert one.peers.offset_ms(0) == (120 - 5_000, 0)
 
 
 async def test_an_answered_heartbeat_is_reported_with_the_time_at_which_it_was_sent_and_what_it_tells() -> None:
@@ -235,18 +235,39 @@ async def test_an_answer_to_a_ping_that_was_never_sent_is_no_sample(sent_ns: int
         assert one.peers.offset_ms(0) is None
 
 
-async def test_a_slow_answer_to_a_ping_is_no_sample_of_the_clock() -> None:
-    """R4: a sample is off by up to half its round trip; a node that was paused must not be taken for one with a bad
-    clock."""
+async def answer_after(one: Street, stranger: Stranger, rtt_s: float, ahead_ms: int) -> None:
+    """Answer the next PING so late, with a clock that is `ahead_ms` ahead and was read half way."""
+    ping = await stranger.hear()
+    assert ping is not None
+    one.clock.now_s = ping[1] / 1e9 + rtt_s
+    wall_ms = round(one.clock.wall_ms() - rtt_s * 500 + ahead_ms)
+    heard = one.caller.count("heartbeat")
+    await stranger.say((PULSE, ping[1], wall_ms, 1, 0, 0, 0))
+    await one.caller.until(lambda: one.caller.count("heartbeat") > heard)
+    one.timers.advance(Limits().heartbeat_s)
+
+
+async def test_a_slow_answer_to_a_ping_bounds_the_offset_by_half_its_round_trip() -> None:
+    """R4: a node that was paused must not be taken for one with a bad clock; but a long way is no excuse for ever."""
     async with street() as one:
         stranger = await one.answered()
-        ping = await stranger.hear()
-        assert ping is not None
-        one.clock.now_s += Limits().max_offset_ms / 1000  # both sides were stopped meanwhile
-        await stranger.say((PULSE, ping[1], one.clock.wall_ms(), 1, 0, 0, 0))
-        while one.peers.rtt_ms(0) is None:
-            await asyncio.sleep(0)
-        assert one.peers.offset_ms(0) is None
+        await answer_after(one, stranger, 0.5, 40_000)
+        assert one.peers.offset_ms(0) == (40_000, 250)
+        await answer_after(one, stranger, 0.3, 40_020)
+        await answer_after(one, stranger, 0.9, 40_300)
+        assert one.peers.offset_ms(0) == (40_020, 150)  # the best of them
+        await answer_after(one, stranger, 0.01, 40_060)
+        assert one.peers.offset_ms(0) == (40_060, 0)
+
+
+async def test_a_slow_answer_changes_nothing_unless_it_proves_that_the_clock_has_changed() -> None:
+    async with street() as one:
+        stranger = await one.answered()
+        await answer_after(one, stranger, 0.01, 100)
+        await answer_after(one, stranger, 0.4, 250)
+        assert one.peers.offset_ms(0) == (100, 0)
+        await answer_after(one, stranger, 0.3, 60_000)
+        assert one.peers.offset_ms(0) == (60_000, 150)
 
 
 async def test_that_a_peer_cannot_be_asked_is_told_to_the_handler() -> None:

@@ -110,7 +110,6 @@ GOOD = [SESSION, 5, 1, 0, 0, 1000, m.PUT, 0, "", b"\0v", 0, 0]
             ("deadline", 0),
             ("deadline", -1),
             ("deadline", 3_600_001),
-            ("issued", 3_600_001 * 2),
             ("issued", -(1 << 48)),
         ],
         *[("action", 3), ("action", -1), ("check", 3), ("check", -1)],
@@ -125,6 +124,19 @@ def test_a_mutation_out_of_bounds_is_refused(field: str, value: Any) -> None:
     fields[4] += world.now_ms()
     fields[5] += fields[4]
     refused(world.ask(world.owners("k")[0], m.MUTATE, NAME, *fields), world, sent)
+
+
+@pytest.mark.parametrize(("ahead_ms", "code"), [(3_600_000, ""), (3_600_001, "clock-skew")])
+def test_a_mutation_of_another_time_is_no_fault_of_its_client(ahead_ms: int, code: str) -> None:
+    """R4: it has the time from another node, and one of the two clocks is wrong; the client asks elsewhere."""
+    world, _ = spied()
+    fields = list(GOOD)
+    fields[4] += world.now_ms() + ahead_ms
+    fields[5] += fields[4]
+    call = world.ask(world.owners("k")[0], m.MUTATE, NAME, *fields)
+    world.run()
+    assert call.answer is not None
+    assert call.answer[2:5] == [code, "not applied", 0] if code else call.kind == m.APPLIED
 
 
 def test_the_good_mutation_is_good() -> None:

@@ -179,7 +179,7 @@ def test_a_clock_off_against_a_majority_stops_eventual_writes_only() -> None:
     """R4: one far peer is its own affair, two are ours; strong operations go on; unmeasured counts as good."""
     world, a, _, _ = trio()
     node = world.hosts[a].node
-    measured: list[int] = []
+    measured: list[tuple[int, int]] = []
     node.health.offsets_ms = lambda: measured  # type: ignore[method-assign]
 
     def written() -> Call:
@@ -189,14 +189,14 @@ def test_a_clock_off_against_a_majority_stops_eventual_writes_only() -> None:
         return call
 
     assert written().kind == m.APPLIED
-    measured[:] = [450, 0]
+    measured[:] = [(450, 0), (0, 0)]
     assert written().kind == m.APPLIED
-    measured[:] = [450, -450]
+    measured[:] = [(450, 0), (-450, 0)]
     assert written().code == "clock-skew"
     strong = world.put("k", b"s", a)
     world.run()
     assert strong.kind == m.APPLIED
-    measured[:] = [399, -399]
+    measured[:] = [(399, 0), (-399, 0)]
     assert written().kind == m.APPLIED
 
 

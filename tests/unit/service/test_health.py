@@ -21,8 +21,8 @@ LATE = Load(40, 50_000, 0)
 class Measured:
     """What is measured of every link."""
 
-    def offset_ms(self, index: int) -> int | None:
-        return None if index == 2 else -3
+    def offset_ms(self, index: int) -> tuple[int, int] | None:
+        return None if index == 2 else (-3, 0)
 
     def rtt_ms(self, index: int) -> float | None:
         return None if index == 2 else 0.4567
@@ -96,6 +96,7 @@ def test_status_shows_what_is_known_of_every_other_node() -> None:
         "phi": 0.3,
         "rtt_ms": 0.457,
         "offset_ms": -3,
+        "offset_error_ms": 0,
         "epoch": 1,
         "load": {"in_flight": 7, "loop_ms": 1.5, "commit_ms": 2.2},
         "busy": False,
@@ -105,11 +106,30 @@ def test_status_shows_what_is_known_of_every_other_node() -> None:
         "phi": 0.0,
         "rtt_ms": None,
         "offset_ms": None,
+        "offset_error_ms": None,
         "epoch": None,
         "load": None,
         "busy": False,
     }
     assert facts["load"] == {"in_flight": 0, "loop_ms": 0.0, "commit_ms": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("offsets_ms", "is_good"),
+    [
+        ([], True),
+        ([(401, 0)], True),
+        ([(401, 0), (401, 0)], False),
+        ([(-401, 0), (9_000, 0)], False),
+        ([(400, 0), (9_000, 0)], True),
+        ([(550, 150), (9_000, 0)], True),
+        ([(551, 150), (9_000, 150)], False),
+    ],
+)
+def test_a_clock_is_bad_once_most_are_surely_far_from_it(offsets_ms: list[tuple[int, int]], is_good: bool) -> None:
+    """R4"""
+    one, _ = health()
+    assert one.clock_is_good(offsets_ms) is is_good
 
 
 def asked_by(world: World, home: int) -> list[int]:

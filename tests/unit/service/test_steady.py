@@ -128,11 +128,31 @@ def test_a_leap_is_followed_once_most_machines_show_the_same(
 ) -> None:
     machine.elapse(1.0, leap_ms=300_000)
     right = steady.wall_ms()
-    steady.hear(offsets_ms, nodes)
+    steady.hear([(offset_ms, 0) for offset_ms in offsets_ms], nodes)
     assert steady.wall_ms() == (machine.now_ms if is_followed else right)
     assert bool(steady.leap_ms) != is_followed
 
 
+@pytest.mark.parametrize(
+    ("offset_ms", "error_ms", "is_followed"),
+    [
+        (300_000, 500, True),
+        (300_000, 501, False),
+        (299_700, 200, True),
+        (299_700, 201, False),
+        (300_200, 30_000, False),
+        (0, 200, False),
+    ],
+)
+def test_a_leap_is_followed_over_a_long_way_if_the_others_bear_it_out_at_their_worst(
+    machine: Machine, steady: SteadyClock, offset_ms: int, error_ms: int, is_followed: bool
+) -> None:
+    machine.elapse(1.0, leap_ms=300_000)
+    steady.wall_ms()
+    steady.hear([(offset_ms, error_ms)], 3)
+    assert bool(steady.leap_ms) != is_followed
+
+
 def test_offsets_change_nothing_while_the_clock_runs_as_it_should(machine: Machine, steady: SteadyClock) -> None:
-    steady.hear([300_000, 300_000], 3)
+    steady.hear([(300_000, 0), (300_000, 0)], 3)
     assert steady.wall_ms() == machine.now_ms
