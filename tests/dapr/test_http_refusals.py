@@ -128,7 +128,7 @@ def test_nobody_can_query(http: Any, method: str) -> None:
         ("POST", f"{STORE}/k"),
         ("GET", f"{STORE}/a/b"),
         ("GET", "/v1.0/state"),
-        ("GET", "/"),
+        ("GET", "/nothing"),
         ("GET", "/v1.0/invoke/app/method/m"),
         ("GET", "/v2.0/state/statestore/k"),
         ("GET", "/v1.0-alpha1/state/statestore/k"),
