@@ -161,8 +161,7 @@ class Node:
         self.peers = Peers(addresses, self.home, self, limits, self.runtime)
         names = [node.id for node in nodes]
         self.health = Health(names, self.home, self.exchanges, limits, SWEEP_S, EPOCH, self.peers)
-        self.health.in_flight = lambda: self.statistics.in_flight
-        self.health.commit_s = lambda: self.ceilings.commit_s
+        self.health.measure = lambda: (self.statistics.in_flight, self.ceilings.commit_s)
         home_link = HomeLink(self.home)
         home_link.deliver = lambda link, message: self._table[message[0]](link, message)
         self.exchanges.on_peer_up(self.home, home_link)

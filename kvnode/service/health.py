@@ -59,9 +59,8 @@ class Health:
         self._loop_s = 0.0
         self._loads: list[Load | None] = [None] * len(names)
         self._epochs: dict[int, int] = {}
-        self.in_flight: Callable[[], int] = lambda: 0
-        self.commit_s: Callable[[], float] = lambda: 0.0
-        """How many requests this node works on, and how long its disk takes."""
+        self.measure: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
+        """Returns how many requests this node works on, and how long its disk takes."""
         self.detector = Detector(len(names), limits.heartbeat_s)
 
     def sweep(self, now_s: float) -> None:
@@ -77,7 +76,8 @@ class Health:
 
     def load(self) -> Load:
         """Return how busy this node is."""
-        return Load(self.in_flight(), round(self._loop_s * 1e6), round(self.commit_s() * 1e6))
+        in_flight, commit_s = self.measure()
+        return Load(in_flight, round(self._loop_s * 1e6), round(commit_s * 1e6))
 
     def on_pulse(self, index: int, epoch: int, load: Load) -> None:
         """Take what a node tells of itself.  One of another epoch is said once: its requests are refused (R40)."""
