@@ -28,6 +28,7 @@ UNCHANGED = 2
 REFUSED = 3
 
 _ENTRY = struct.Struct(f">8sQQBQ{VERSION_BYTES}s")
+ENTRY_BYTES = _ENTRY.size
 NO_VERSION_PADDED = Version(bytes(VERSION_BYTES))
 
 

@@ -243,7 +243,7 @@ class Mending:
             self._answer(link, reply)
 
     def _take(self, link: Link, key: bytes, ballot: bytes, body: bytes, window: bytes, entry: bytes) -> bool:
-        check_parts(key, ballot, body, entry)
+        check_parts(key, ballot, body, window, entry)
         try:
             placement = self._placements.of(key[2:])
         except BadName as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
-from kvclient.wire.values import BODY_HEADER_BYTES, Ballot
+from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, Ballot
 from kvnode.core.clock import stamp_ms, stamp_of
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record, entry_version
 from kvnode.core.register import Register, Verdict, digest_of
@@ -25,7 +25,14 @@ from kvnode.service.age import Age
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.exchange import Link
 from kvnode.service.registers import CachedRegister, Registers, is_mortal
-from kvnode.service.states import KEY_BYTES_MIN, RECORD_FIELDS, check_ballot, check_records, promise_message
+from kvnode.service.states import (
+    KEY_BYTES_MIN,
+    RECORD_FIELDS,
+    check_ballot,
+    check_record,
+    check_records,
+    promise_message,
+)
 from kvnode.storage.engine import Engine
 
 BACKLOG_BYTES_MAX = 64 * 1024 * 1024
@@ -136,10 +143,12 @@ class Replica:
         if epoch != self._epoch or self.is_clogged:
             self.refuse(link, number, epoch)
             return
-        if len(body) < BODY_HEADER_BYTES or following <= ballot:
+        if len(body) < BODY_HEADER_BYTES or following <= ballot or len(following) != BALLOT_BYTES:
             raise m.MessageError(
-                f"an accept of {len(body)} bytes of body, or with a next ballot that is not above its own"
+                f"an accept of {len(body)} bytes of body, or with a next ballot that is none or not above its own"
             )
+        if window:
+            check_record(ballot, body, window)
         if commit:
             self._commit(link, key, commit, NO_RECORD)
         register = self._registers.get(key)
@@ -175,7 +184,9 @@ class Replica:
         check_ballot(key, ballot)
         if epoch != self._epoch or (body and self.is_clogged):
             return
-        record = Record(body, window) if len(body) >= BODY_HEADER_BYTES else NO_RECORD
+        if body:
+            check_record(ballot, body, window)
+        record = Record(body, window) if body else NO_RECORD
         self._commit(link, key, ballot, record)
 
     def on_marks(self, link: Link, message: Message) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
-from kvclient.wire.values import NO_BALLOT, Ballot
+from kvclient.wire.values import BALLOT_BYTES, BODY_HEADER_BYTES, NO_BALLOT, Ballot
 from kvnode.core.operation import Operation
 from kvnode.core.proposer import Round, Step
 from kvnode.service.placement import Placement
@@ -75,10 +75,14 @@ class Slot:
                 self.failed.on_refused(index)
             return
         if kind == m.ACCEPTED:
+            if 0 < len(message[2]) <= BODY_HEADER_BYTES:
+                raise m.MessageError(f"an overlay entry of {len(message[2])} bytes")
             step = round_.on_accepted(index, message[2])
         elif kind == m.PROMISE:
             step = round_.on_promise(index, promise_of(message), self.consensus.now_ms())
         elif kind == m.NACK:
+            if len(message[2]) != BALLOT_BYTES:
+                raise m.MessageError(f"a ballot of {len(message[2])} bytes")
             step = round_.on_nack(index, message[2])
         else:
             if kind == m.REFUSED:

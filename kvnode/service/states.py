@@ -22,6 +22,7 @@ from kvclient.wire.values import (
 )
 from kvnode.core.proposer import Promise
 from kvnode.core.record import Entry, Image, Record
+from kvnode.core.window import ENTRY_BYTES as WINDOW_ENTRY_BYTES
 
 RECORD_FIELDS = 5
 """Of what one replica sends another of a key: key, committed ballot, body, window, overlay entry."""
@@ -35,15 +36,21 @@ def check_ballot(key: bytes, ballot: bytes) -> None:
         raise m.MessageError(f"a ballot of {len(ballot)} bytes for a key of {len(key)} bytes")
 
 
-def check_parts(key: bytes, ballot: bytes, body: bytes, entry: bytes) -> None:
+def check_parts(key: bytes, ballot: bytes, body: bytes, window: bytes, entry: bytes) -> None:
     """Raise MessageError unless what another replica holds, a committed record and an entry, has the sizes that it must
     have; either may be missing."""
+    check_record(ballot, body, window)
+    if 0 < len(entry) <= BODY_HEADER_BYTES or len(key) < KEY_BYTES_MIN:
+        raise m.MessageError(f"an overlay entry of {len(entry)} bytes for a key of {len(key)}")
+
+
+def check_record(ballot: bytes, body: bytes, window: bytes) -> None:
+    """Raise MessageError unless ballot, body and window have the sizes of a record, or none at all.  In a row, or in a
+    round, one of another size would stop this node."""
     is_record = len(ballot) == BALLOT_BYTES and len(body) >= BODY_HEADER_BYTES
-    is_whole = is_record or not (ballot or body)
-    if not is_whole or 0 < len(entry) <= BODY_HEADER_BYTES or len(key) < KEY_BYTES_MIN:
+    if not (is_record or not (ballot or body)) or len(window) % WINDOW_ENTRY_BYTES:
         raise m.MessageError(
-            f"a record with a ballot of {len(ballot)} bytes, a body of {len(body)} and an entry of {len(entry)} for"
-            f" a key of {len(key)}"
+            f"a record with a ballot of {len(ballot)} bytes, a body of {len(body)} and a window of {len(window)}"
         )
 
 
@@ -54,7 +61,7 @@ def check_records(fields: list[Any], records_max: int) -> int:
     if len(fields) % RECORD_FIELDS or count > records_max or any(type(field) is not bytes for field in fields):
         raise m.MessageError(f"{len(fields)} fields are not at most {records_max} records of {RECORD_FIELDS} each")
     for at in range(0, len(fields), RECORD_FIELDS):
-        check_parts(fields[at], fields[at + 1], fields[at + 2], fields[at + 4])
+        check_parts(*fields[at : at + RECORD_FIELDS])
     return count
 
 
@@ -79,7 +86,11 @@ def promise_message(number: int, image: Image, floor: Ballot, before: Ballot) ->
 
 
 def promise_of(message: Message) -> Promise:
-    """Return the state that a PROMISE shows."""
+    """Return the state that a PROMISE shows.  Raises MessageError unless each part has the size that it must have."""
+    check_record(message[2], message[3], message[4])
+    check_record(message[5], message[6], message[7])
+    if 0 < len(message[8]) <= BODY_HEADER_BYTES or len(message[10]) not in (0, BALLOT_BYTES):
+        raise m.MessageError(f"a promise with an entry of {len(message[8])} bytes and a floor of {len(message[10])}")
     return Promise(
         message[2],
         Record(message[3], message[4]),

@@ -74,6 +74,56 @@ def test_a_key_that_can_have_no_row_gets_none(key: bytes) -> None:
     put(world, b"v", 0)
 
 
+FOLLOWING = ballot_make(1_700_000_000_000 << 16, 1, 1, 2)
+
+
+@pytest.mark.parametrize("short", [b"\1", b"\xff" * 78])
+def test_a_part_of_the_wrong_size_reaches_no_row(short: bytes) -> None:
+    """Its row would pass for damaged (R46), or stop every round of the key."""
+    world = World(3)
+    key, v = world.row_key("k"), (BALLOT, BODY)
+    for message in [
+        (m.ACCEPT, 1, EPOCH, key, *v, short, b"", FOLLOWING, b""),
+        (m.ACCEPT, 1, EPOCH, key, *v, b"", b"", b"\xff" + short, b""),
+        (m.COMMIT, EPOCH, key, *v, short),
+        (m.COMMIT, EPOCH, key, BALLOT, b"\1", b""),
+        (m.HINTS, 1, EPOCH, [key, *v, short, b""]),
+        (m.RECORDS, 1, EPOCH, [key, *v, short, b""]),
+        (m.ENTRY, 1, EPOCH, key, b"\1"),
+    ]:
+        assert not send(world, message), message
+    world.run()
+    assert world.hosts[0].engine.load(key) is None
+
+
+@pytest.mark.parametrize("short", [b"\1", b"\xff" * 29])
+def test_a_malformed_answer_ends_its_link_and_no_node(short: bytes) -> None:
+    """The third replica is held back, so each malformed answer meets a round that waits for it."""
+    world = World(3)
+    a, b, c = world.owners("k")
+    ended: set[int] = set()
+
+    def spoil(source: int, target: int, message: Any) -> bool:
+        if (source, target) != (b, a) or message[0] not in (m.PROMISE, m.ACCEPTED):
+            return True
+        number, rest = message[1], message[2:]
+        strange: list[tuple[Any, ...]] = [(m.NACK, number, short), (m.ACCEPTED, number, short[:9])]
+        if message[0] == m.PROMISE:
+            strange += [(m.PROMISE, number, short, *rest[1:]), (m.PROMISE, number, *rest[:2], short, *rest[3:])]
+        for bad in strange:
+            if not send(world, bad, target=a, source=b):
+                ended.add(bad[0])
+        return True
+
+    world.on_post = spoil
+    world.hold(c, a)
+    put(world, b"v", a)
+    world.release(c, a)
+    world.run(1.0)
+    assert {m.NACK, m.PROMISE, m.ACCEPTED} <= ended
+    put(world, b"w", a)
+
+
 @pytest.mark.parametrize(
     "message",
     [
