@@ -26,12 +26,13 @@ from grpc_reflection.v1alpha import reflection
 import kvclient
 from kvclient import ConfigError, InvalidRequest
 from kvnode.dapr import errors, messages, options, rpc, sockets
+from kvnode.dapr.admission import Admission
 from kvnode.dapr.connecting import connected
 from kvnode.dapr.errors import Call, Kind, StateError
 from kvnode.dapr.instances import Instances, store_of, used_of
 from kvnode.dapr.protos import components_pb2
 from kvnode.dapr.protos.pool import POOL
-from kvnode.dapr.rpc import Admission, Caller, Fault, Route, Service, cut, error_info, facts_of
+from kvnode.dapr.rpc import Caller, Fault, Route, Service, cut, error_info, facts_of
 from kvnode.dapr.settings import ComponentSettings
 from kvnode.dapr.state import Entry, StateStore
 

@@ -20,6 +20,8 @@ from kvclient import EtagMismatch, InvalidRequest, KvError, Overloaded
 DOMAIN = "dapr.io"
 RETRY_AFTER_S = 1
 """What a refused caller is asked to wait; a queue that was full a moment ago is rarely full a second later."""
+KEY_SHOWN_MAX = 1024
+"""Characters that a message repeats of a name before it is known to be a legal one; a legal key has no more."""
 NAMED_MAX = 8
 """Failures of one bulk call that its message spells out; `StateError.items` has all of them."""
 _FEATURES_URL = "https://docs.dapr.io/reference/components-reference/supported-state-stores/"
@@ -191,17 +193,20 @@ class StateError(Exception):
 
 def not_configured(store: str, app_id: str = "") -> StateError:
     """No store is served at all."""
+    store = store[:KEY_SHOWN_MAX]
     message = f"state store {store} is not configured"
     return StateError(Kind.NOT_CONFIGURED, message, store=store, metadata={"appID": app_id})
 
 
 def not_found(store: str, app_id: str = "") -> StateError:
     """No store has this name."""
+    store = store[:KEY_SHOWN_MAX]
     return StateError(Kind.NOT_FOUND, f"state store {store} is not found", store=store, metadata={"appID": app_id})
 
 
 def illegal_key(store: str, key: str) -> StateError:
     """The key holds the separator that stands between prefixes and keys."""
+    key = key[:KEY_SHOWN_MAX]
     text = f"input key/keyPrefix '{key}' can't contain '||'"
     return StateError(Kind.ILLEGAL_KEY, text, store=store, fields={key: text})
 
@@ -235,9 +240,10 @@ def no_query(store: str) -> StateError:
     return StateError(Kind.QUERY, "state store does not support querying", store=store)
 
 
-def not_connected() -> StateError:
+def not_connected(call: Call | None = None) -> StateError:
     """The process has begun to serve and has not reached its cluster."""
-    return StateError(Kind.UNAVAILABLE, "the gateway is not connected to its cluster yet", retry_after_s=RETRY_AFTER_S)
+    text = "the gateway is not connected to its cluster yet"
+    return StateError(Kind.UNAVAILABLE, text, call=call, retry_after_s=RETRY_AFTER_S)
 
 
 def no_shutdown() -> StateError:

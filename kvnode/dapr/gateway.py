@@ -22,6 +22,7 @@ import uvicorn
 import kvclient
 from kvnode.dapr import openapi, pages
 from kvnode.dapr.about import About
+from kvnode.dapr.admission import Admission
 from kvnode.dapr.connecting import connected
 from kvnode.dapr.guard import Guard
 from kvnode.dapr.health import Quorums
@@ -59,8 +60,9 @@ async def serve(settings: GatewaySettings, stopped: asyncio.Event, announce: Cal
     """Serve until `stopped` is set, then drain; `announce` is called with the address once the cluster is served."""
     about = About(settings)
     document = openapi.document(has_token=bool(settings.token))
-    api = Api(settings, about, stopped.set, pages.make(document, NO_ROUTE))
-    async with contextlib.AsyncExitStack() as last, _http(api, settings, stopped) as address:
+    admission = Admission(settings.bounds)
+    api = Api(settings, about, stopped.set, pages.make(document, NO_ROUTE), admission)
+    async with contextlib.AsyncExitStack() as last, _http(api, settings, admission, stopped) as address:
         kv = await connected(settings.seeds, settings.cluster, stopped)
         if kv is None:
             return
@@ -85,14 +87,16 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _http(api: Api, settings: GatewaySettings, stopped: asyncio.Event) -> AsyncIterator[str]:
+async def _http(
+    api: Api, settings: GatewaySettings, admission: Admission, stopped: asyncio.Event
+) -> AsyncIterator[str]:
     """Serve HTTP within the block; gives the address.  The end of the block waits for requests under way.
 
     A server that ends by itself sets `stopped`, and raises why at the end of the block.
     """
     sockets = _listen(settings.host, settings.http_port)
     bounds = settings.bounds
-    guard = Guard(bounds)
+    guard = Guard(bounds, admission)
     server = _Server(
         uvicorn.Config(
             api,

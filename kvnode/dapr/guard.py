@@ -18,6 +18,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from kvnode.dapr.admission import Admission
+from kvnode.dapr.errors import RETRY_AFTER_S
 from kvnode.dapr.settings import Bounds
 
 PIPELINE_MAX = 64
@@ -30,8 +32,10 @@ _HEADER_EXTRA = 4
 class Guard:
     """All connections of one server.  Enter it while the server runs; `protocol` is what uvicorn makes for each."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, admission: Admission | None = None) -> None:
+        """Answers that wait for their readers count in `admission`."""
         self.bounds = bounds
+        self.admission = admission or Admission(bounds)
         self.connections: set[GuardedProtocol] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -72,6 +76,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._named_bytes = 0
         self._is_in_head = True
+        self._unread_bytes = 0
+        """What counts in the admission because the client does not read it."""
         self._since_s: float | None = None
         """When the client began what it has not finished: a connection, a request, or the reading of an answer."""
 
@@ -88,6 +94,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of the connection."""
         self._guard.connections.discard(self)
+        self._let_go()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -136,11 +143,15 @@ class GuardedProtocol(HttpToolsProtocol):
         """The client reads slower than answers are written."""
         super().pause_writing()
         self._since_s = self.loop.time()
+        self._let_go()
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._guard.admission.bytes_held += self._unread_bytes
 
     def resume_writing(self) -> None:
         """The client has read what was held back."""
         super().resume_writing()
         self._since_s = None
+        self._let_go()
 
     def end_if_slow(self, now_s: float) -> None:
         """Close the connection if its client has taken too long for what it began."""
@@ -152,6 +163,10 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self._refuse(408, f"the request did not arrive within {self._guard.bounds.request_timeout_s:g} s")
 
+    def _let_go(self) -> None:
+        self._guard.admission.bytes_held -= self._unread_bytes
+        self._unread_bytes = 0
+
     def _is_closing(self) -> bool:
         return self.transport.is_closing()
 
@@ -162,7 +177,7 @@ class GuardedProtocol(HttpToolsProtocol):
         body = json.dumps({"errorCode": "ERR_MALFORMED_REQUEST" if status < 500 else "ERR_OVERLOADED", "message": text})
         head = (
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-outcome: not-applied\r\n"
-            "connection: close\r\n\r\n"
+            "connection: close\r\n" + (f"retry-after: {RETRY_AFTER_S}\r\n" if status == 503 else "") + "\r\n"
         )
         self.transport.write(STATUS_LINE[status] + head.encode() + body.encode())
         self.transport.close()

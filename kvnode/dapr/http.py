@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kvnode.dapr import answers, bodies, errors
 from kvnode.dapr.about import About
+from kvnode.dapr.admission import Admission, overloaded
 from kvnode.dapr.answers import NO_CONTENT, Answer
 from kvnode.dapr.bodies import Item
 from kvnode.dapr.errors import Call, StateError
@@ -31,6 +32,8 @@ from kvnode.dapr.state import PAGE_LIMIT, States, StateStore
 
 BINARY = b"application/octet-stream"
 METADATA = "metadata."
+SMALL_ANSWER_BYTES = 64 * 1024
+"""Answers up to this size are not counted: a connection's buffers may hold as much anyway."""
 _HEADERS = frozenset({
     b"content-length", b"content-type", b"if-match", b"consistency", b"concurrency", b"dapr-api-token",
 })  # fmt: skip
@@ -52,14 +55,41 @@ class TooLarge(Exception):
     """The body has more bytes than are taken; it was not read to its end."""
 
 
-class Request(NamedTuple):
-    """What a handler needs of a request."""
+class Request:
+    """One request, and what it holds of the process."""
 
-    headers: Mapping[bytes, bytes]
-    query: Mapping[str, str]
-    scope: Scope
-    receive: Receive
-    body_bytes_max: int
+    __slots__ = ("_admission", "_bytes_held", "_is_admitted", "_receive", "call", "headers", "query", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, admission: Admission) -> None:
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = {}
+        self.query: Mapping[str, str] = {}
+        self.call: Call | None = None
+        """As what its failures are reported."""
+        self._receive = receive
+        self._admission = admission
+        self._is_admitted = False
+        self._bytes_held = 0
+
+    def admit(self) -> None:
+        """Count as under way until `release`.  Raises StateError if there is no room."""
+        if refusal := self._admission.refusal(0):
+            raise overloaded(refusal, self.call)
+        self._admission.calls += 1
+        self._is_admitted = True
+
+    def hold(self, size: int) -> None:
+        """Count so many bytes more until `release`.  Raises StateError if there is no room."""
+        if refusal := self._admission.lack(size):
+            raise overloaded(refusal, self.call)
+        self._admission.bytes_held += size
+        self._bytes_held += size
+
+    def release(self) -> None:
+        """Count no longer."""
+        if self._is_admitted:
+            self._admission.calls -= 1
+            self._admission.bytes_held -= self._bytes_held
 
     def header(self, name: bytes) -> str:
         """Return a header as text, "" if it is not there."""
@@ -84,19 +114,21 @@ class Request(NamedTuple):
         )
 
     async def body(self) -> bytes:
-        """Return the whole body.  Raises TooLarge, ClientGone."""
-        most = self.body_bytes_max
+        """Return the whole body.  Raises TooLarge, ClientGone, StateError if there is no room for it."""
+        most = self._admission.bounds.body_bytes_max
         if int(self.headers.get(b"content-length", b"0")) > most:
             raise TooLarge
-        message = await self.receive()
+        message = await self._receive()
         body: bytes = message.get("body", b"")
+        self.hold(len(body))
         if not message.get("more_body") and message["type"] == "http.request" and len(body) <= most:
             return body
         chunks, size = [body], len(body)
         while size <= most and message["type"] == "http.request" and message.get("more_body"):
-            message = await self.receive()
+            message = await self._receive()
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
+            self.hold(len(chunks[-1]))
         if message["type"] != "http.request":
             raise ClientGone
         if size > most:
@@ -105,26 +137,46 @@ class Request(NamedTuple):
 
 
 _SAID_NOTHING = Said()
-Handler = Callable[[Request, StateStore, str], Awaitable[Answer]]
+
+
+class _Route(NamedTuple):
+    """What answers a request for state, and as what its failures are reported."""
+
+    handler: Callable[[Request, StateStore, str], Awaitable[Answer]]
+    call: Call | None
 
 
 class Api:
     """The application.  It answers from its first moment on; the cluster is served from `begin` to `end`."""
 
     def __init__(
-        self, settings: GatewaySettings, about: About, stop: Callable[[], None], pages: ASGIApp | None = None
+        self,
+        settings: GatewaySettings,
+        about: About,
+        stop: Callable[[], None],
+        pages: ASGIApp | None = None,
+        admission: Admission | None = None,
     ) -> None:
-        """`stop` ends the process; `pages` serves what is not the API (`/docs`), and without it nothing does."""
+        """`stop` ends the process; `pages` serves what is not the API (`/docs`), and without it nothing does;
+        `admission` is what other servers of the process hold as well.
+        """
         self._settings = settings
+        self._admission = admission or Admission(settings.bounds)
         self._about = about
         self._stop = stop
         self._pages = pages
         self._token = settings.token.encode()
         self._states: States | None = None
         self._quorums: Quorums | None = None
-        self._of_store: dict[str, Handler] = {"POST": self._save, "PUT": self._save, "GET": self._list}
-        self._of_key: dict[str, Handler] = {"GET": self._get, "DELETE": self._delete}
-        self._of_word: dict[str, Handler] = {"bulk": self._bulk_get, "transaction": self._transact}
+        save = _Route(self._save, Call.SAVE)
+        self._save_bytes_route = _Route(self._save_bytes, Call.SAVE)
+        self._query_route = _Route(self._query, None)
+        self._of_store = {"POST": save, "PUT": save, "GET": _Route(self._list, Call.LIST)}
+        self._of_key = {"GET": _Route(self._get, Call.GET), "DELETE": _Route(self._delete, Call.DELETE)}
+        self._of_word = {
+            "bulk": _Route(self._bulk_get, Call.BULK_GET),
+            "transaction": _Route(self._transact, Call.TRANSACTION),
+        }
 
     def begin(self, states: States, quorums: Quorums) -> None:
         """Serve the cluster from now on."""
@@ -142,52 +194,67 @@ class Api:
         if self._pages is not None and not (parts and parts[0].startswith("v1.0")):
             await self._pages(scope, receive, send)
             return
+        request = Request(scope, receive, self._admission)
         try:
-            answer = await self._answer(scope, receive, parts)
+            answer = await self._told(request, parts)
+            if answer is not None:
+                await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+                await send({"type": "http.response.body", "body": answer.body})
+        finally:
+            request.release()
+
+    async def _told(self, request: Request, parts: list[str]) -> Answer | None:
+        """Return the answer to a request, whatever happens; None if nobody waits for it."""
+        try:
+            answer = await self._answer(request, parts)
+            if len(answer.body) > SMALL_ANSWER_BYTES and answer.status == 200:
+                request.hold(len(answer.body))
+            return answer
         except StateError as error:
-            answer = answers.of_error(error)
+            return answers.of_error(error)
         except TooLarge:
             # The connection stays open, and the server drops what still comes: a client that is cut off while it
             # sends would not see the answer.
             text = f"the body has more than the {self._settings.bounds.body_bytes_max} bytes that are taken: send less"
-            answer = answers.of_error(errors.malformed(text))
+            return answers.of_error(errors.malformed(text))
         except ClientGone:
-            return
+            return None
         except Exception:
-            _log.exception("a request failed for a reason that nobody foresaw: %s %s", scope["method"], scope["path"])
-            answer = _defect()
-        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-        await send({"type": "http.response.body", "body": answer.body})
+            method, path = request.scope["method"], request.scope["raw_path"]
+            _log.exception("a request failed for a reason that nobody foresaw: %s %.200r", method, path)
+            return _defect()
 
-    async def _answer(self, scope: Scope, receive: Receive, parts: list[str]) -> Answer:
-        headers: dict[bytes, bytes] = {}
-        for name, text in scope["headers"]:
+    async def _answer(self, request: Request, parts: list[str]) -> Answer:
+        headers = request.headers
+        for name, text in request.scope["headers"]:
             if name in _HEADERS and name not in headers:
                 headers[name] = text
         is_health = parts[1:2] == ["healthz"]
         if self._token and not is_health and not hmac.compare_digest(headers.get(b"dapr-api-token", b""), self._token):
             return answers.of_text(401, "invalid api token")
-        method: str = scope["method"]
-        handler = self._handler(method, parts, headers)
-        query = query_of(scope["query_string"])
-        request = Request(headers, query, scope, receive, self._settings.bounds.body_bytes_max)
-        if handler is None:
+        method: str = request.scope["method"]
+        route = self._route(method, parts, headers)
+        request.query = query_of(request.scope["query_string"])
+        if is_health:
             return await self._other(method, parts, request)
+        if route is None:
+            request.admit()
+            return await self._other(method, parts, request)
+        request.call = route.call
+        request.admit()
         if self._states is None:
-            raise StateError(
-                errors.Kind.UNAVAILABLE, "the gateway is not connected to its cluster yet", retry_after_s=1
-            )
+            raise errors.not_connected(route.call)
         store = self._states.store(decoded(parts[2]))
-        return await handler(request, store, decoded(parts[3]) if len(parts) == 4 else "")
+        return await route.handler(request, store, decoded(parts[3]) if len(parts) == 4 else "")
 
-    def _handler(self, method: str, parts: list[str], headers: Mapping[bytes, bytes]) -> Handler | None:
+    def _route(self, method: str, parts: list[str], headers: Mapping[bytes, bytes]) -> _Route | None:
         """Return what answers requests for state, or None if this is not one."""
         count = len(parts)
         if count < 3 or parts[1] != "state":
             return None
         if parts[0] != "v1.0":
             is_query = parts[0] == "v1.0-alpha1" and count == 4 and parts[3] == "query" and method in _WRITES
-            return self._query if is_query else None
+            return self._query_route if is_query else None
         if count == 3:
             return self._of_store.get(method)
         if count > 4:
@@ -197,7 +264,7 @@ class Api:
         if parts[3] in self._of_word:
             return self._of_word[parts[3]]
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        return self._save_bytes if kind == BINARY else None
+        return self._save_bytes_route if kind == BINARY else None
 
     # -- state
 

@@ -15,7 +15,6 @@ import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import grpc
@@ -23,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from kvnode.dapr import errors
+from kvnode.dapr.admission import Admission, overloaded
 from kvnode.dapr.errors import Call, Kind, StateError
 from kvnode.dapr.protos import pool
 from kvnode.dapr.settings import Bounds
@@ -82,23 +82,6 @@ class Route(NamedTuple):
 FaultOf = Callable[[StateError], Fault]
 
 
-@dataclass(slots=True)
-class Admission:
-    """How many calls are worked on and how many bytes they brought; beyond the bounds a call is refused."""
-
-    bounds: Bounds
-    calls: int = 0
-    bytes_held: int = 0
-
-    def refusal(self, size: int) -> str:
-        """Return why a message of `size` bytes is not let in, or ""."""
-        if self.calls >= self.bounds.requests_in_flight_max:
-            return f"{self.calls} calls are under way, as many as this gateway takes: try again later"
-        if self.bytes_held + size > self.bounds.bodies_bytes_max:
-            return f"the calls under way hold {self.bytes_held} bytes, as many as this gateway takes: try again later"
-        return ""
-
-
 class Service(grpc.GenericRpcHandler):
     """The calls of one service."""
 
@@ -138,7 +121,7 @@ class Service(grpc.GenericRpcHandler):
             try:
                 self._check_token(caller)
                 if refusal := self._admission.refusal(len(raw)):
-                    raise _overloaded(refusal, route.call)
+                    raise overloaded(refusal, route.call)
                 self._admission.calls += 1
                 self._admission.bytes_held += len(raw)
                 try:
@@ -239,10 +222,6 @@ def cut(text: str) -> str:
 
 def _unauthenticated(message: str) -> Fault:
     return Fault(grpc.StatusCode.UNAUTHENTICATED, message, error_info("UNAUTHENTICATED", {}))
-
-
-def _overloaded(why: str, call: Call | None) -> StateError:
-    return StateError(Kind.UNAVAILABLE, why, call=call, retry_after_s=errors.RETRY_AFTER_S)
 
 
 def _unforeseen(call: Call | None) -> StateError:
