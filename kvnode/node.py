@@ -124,7 +124,7 @@ class Node:
         self.handoff = Handoff(
             names, self.home, exchanges, registers, self.engine, self.placements, runtime, limits, EPOCH
         )
-        self.commits = Commits(exchanges, registers, self.handoff, runtime.timers, EPOCH, limits.commit_delay_s)
+        self.commits = Commits(exchanges, registers, self.handoff, runtime.timers, EPOCH, limits, self.pace.take)
         self.consensus = Consensus(
             exchanges, registers, self.ceilings, self.commits, self.handoff, runtime, limits, EPOCH, names
         )

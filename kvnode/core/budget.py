@@ -3,8 +3,8 @@
 Decides: when a repair may be sent (a token bucket of bytes and of operations), and how much of the configured rate is
 allowed just now (the *share*).  Leaves to others: what is repaired, and clocks.
 
-One budget serves everything that heals: hints, anti-entropy, resolver, purge.  The receiving side counts what it gets
-as well (`charge`): a node that takes repairs from six others has little left for sending its own.
+One budget serves everything that heals: read repair, hints, anti-entropy, resolver, purge.  The receiving side counts
+what it gets as well (`charge`): a node that takes repairs from six others has little left for sending its own.
 
 The share follows the latency of the node's clients by additive increase, multiplicative decrease: halved when p99 is
 half as high again as it was without repair, a little more otherwise.  What p99 is without repair is learnt while

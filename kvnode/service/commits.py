@@ -9,11 +9,13 @@ Bounds: at most `PENDING_MAX` marks wait, each about `commit_delay_s`; beyond th
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import islice
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, Ballot
+from kvnode.config import Limits
 from kvnode.core.record import Record
 from kvnode.runtime import Timers
 from kvnode.service.exchange import Exchanges, Link
@@ -36,14 +38,17 @@ class Commits:
         handoff: Handoff,
         timers: Timers,
         epoch: int,
-        delay_s: float,
+        limits: Limits,
+        may_spend: Callable[[int], bool],
     ) -> None:
+        """`may_spend` asks the repair budget for so many bytes (`pace`)."""
         self._exchanges = exchanges
         self._handoff = handoff
         self._registers = registers
         self._timers = timers
         self._epoch = epoch
-        self._delay_s = delay_s
+        self._delay_s = limits.commit_delay_s
+        self._may_spend = may_spend
         self._pending: OrderedDict[bytes, tuple[Ballot, Placement]] = OrderedDict()
         self._is_armed = False
 
@@ -70,18 +75,29 @@ class Commits:
         """Send every mark now."""
         self._send(len(self._pending))
 
-    def repair(self, index: int, key: bytes, ballot: Ballot, record: Record) -> None:
-        """Send a chosen record to a replica that lacks it; nobody waits for it (R20, R31)."""
+    def repair(self, index: int, key: bytes, ballot: Ballot, record: Record, overlay: bytes = b"") -> bool:
+        """Send a replica what a read saw that it lacks: a chosen record, an overlay entry (R20, R31); nobody waits.
+
+        Returns whether it was sent: when the repair budget is spent it is left to the next read, or to what heals
+        without one.
+        """
         link = self._exchanges.links[index]
-        if link is not None:
+        size_bytes = len(key) + len(record.body) + len(record.window) + len(overlay)
+        if link is None or not self._may_spend(size_bytes):
+            return False
+        if ballot:
             link.send((m.COMMIT, self._epoch, key, ballot, record.body, record.window))
+        if overlay:
+            link.send((m.REPAIR, 0, self._epoch, key, overlay))
+        return True
 
     def on_unknown_ballot(self, link: Link, message: Message) -> None:
         """A replica does not hold what it was told to mark: send it the record that is committed here by now (R12)."""
         _, key, ballot = message
         image = self._registers.get(key).shown
         if image.committed_ballot >= ballot:
-            self.repair(link.index, key, image.committed_ballot, image.committed)
+            record = image.committed
+            link.send((m.COMMIT, self._epoch, key, image.committed_ballot, record.body, record.window))
 
     def _arm(self, delay_s: float) -> None:
         self._is_armed = True

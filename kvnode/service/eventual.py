@@ -17,6 +17,7 @@ from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvclient.wire.values import (
     BODY_HEADER_BYTES,
+    NO_BALLOT,
     NO_SBALLOT,
     NO_VERSION,
     VERSION_BYTES,
@@ -346,18 +347,16 @@ class Eventual:
         newest = max(bodies, key=lambda index: (shown[index], body_version(bodies[index])))
         body = bodies[newest]
         behind = [index for index, version in shown.items() if version < shown[newest]]
-        for index in behind:
-            self._repair(index, read.key, read.states[newest])
-        self._answer_body(read.request, body, tuple(bodies), tuple(behind))
+        repaired = [index for index in behind if self._repair(index, read.key, read.states[newest])]
+        self._answer_body(read.request, body, tuple(bodies), tuple(repaired))
 
-    def _repair(self, index: int, key: bytes, state: Promise) -> None:
-        """Send a replica what it lacks: the committed record, and the overlay entry over it.  Nobody waits (R31)."""
+    def _repair(self, index: int, key: bytes, state: Promise) -> bool:
+        """Send a replica what it lacks, the committed record and the overlay entry over it, if the budget allows."""
+        ballot = NO_BALLOT if state.settled else state.committed_ballot
+        if not self._commits.repair(index, key, ballot, state.committed, state.overlay):
+            return False
         self._statistics.repairs += 1
-        if state.committed_ballot and not state.settled:
-            self._commits.repair(index, key, state.committed_ballot, state.committed)
-        link = self._exchanges.links[index]
-        if state.overlay and link is not None:
-            link.send((m.REPAIR, 0, self._epoch, key, state.overlay))
+        return True
 
     def _answer_body(self, request: Request, body: bytes, answered: tuple[int, ...], repaired: tuple[int, ...]) -> None:
         if body and 0 < body_times(body)[0] <= self._runtime.clock.wall_ms():

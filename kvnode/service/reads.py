@@ -55,6 +55,7 @@ class Gathering:
         "operations",
         "read",
         "reads",
+        "repaired",
         "slot",
         "started_s",
         "wanted",
@@ -76,6 +77,7 @@ class Gathering:
         self.is_hedged = False
         self.hedged_s = 0.0
         self.needed = max(slot.placement.quorums.read, operations[0].copies)
+        self.repaired: list[int] = []
         self.wanted: Ballot = NO_BALLOT
         """The settled ballot, while its record is fetched from another replica."""
 
@@ -269,7 +271,7 @@ class StrongReads:
         return {
             "path": "second gathering" if gathering.is_second else "digests",
             "answered": [self._names[index] for index in answered],
-            "repaired": [self._names[index] for index in (read.laggards if read is not None else ())],
+            "repaired": [self._names[index] for index in gathering.repaired],
             "hedged": gathering.is_hedged,
         }
 
@@ -330,8 +332,9 @@ class StrongReads:
             record = image.accepted
         else:
             return  # this replica lags itself; it is repaired when the record has been fetched
-        self._statistics.repairs += 1
-        self._commits.repair(laggard, gathering.slot.key, ballot, record)
+        if self._commits.repair(laggard, gathering.slot.key, ballot, record):
+            self._statistics.repairs += 1
+            gathering.repaired.append(laggard)
 
     # -- silence
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from schedule import apart, catch, put, seen_by, settle, trio
-from world import Call, World
+from world import Call, World, name_of
 
 from kvclient.wire import messages as m
 from kvnode.config import StoreConfig
@@ -89,6 +89,21 @@ def test_a_read_takes_the_greatest_of_r_and_repairs_the_others() -> None:
     world.run()
     assert read.value == b"v"
     assert seen_by(world, c) == b"v"
+
+
+def test_a_read_names_only_those_that_the_budget_let_it_repair() -> None:
+    world, a, _b, c = trio()
+    with apart(world, c):
+        world.write("k", b"v", a, w=2)
+        world.run()
+    for host in world.hosts:
+        host.node.pace.charge(1 << 40)
+    read = world.ask(a, m.GET, name_of("k"), 0, 3, 5000, 1)
+    world.run()
+    assert read.value == b"v"
+    assert read.answer is not None
+    assert read.answer[3]["repaired"] == []
+    assert seen_by(world, c) is None
 
 
 def test_a_read_of_more_than_the_reachable_is_refused_at_once() -> None:

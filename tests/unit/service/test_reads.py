@@ -125,6 +125,20 @@ def test_a_holder_that_falls_silent_during_the_fetch_does_not_stop_the_read() ->
     assert call.value == b"v"
 
 
+def test_a_read_repairs_nobody_while_the_budget_is_spent() -> None:
+    """R20: it never waits or fails for that; the next read, or what heals without one, does it."""
+    world, a, _b, c = trio()
+    with apart(world, c):
+        put(world, b"v", a)
+        settle(world)
+    for host in world.hosts:
+        host.node.pace.charge(1 << 40)
+    for _ in range(2):  # one of two reads asks c
+        assert world.read("k", a) == b"v"
+    assert world.hosts[a].node.statistics.repairs == 0
+    assert world.register(c, "k").image.committed.content != b"\0v"
+
+
 def test_laggards_are_repaired_by_every_read_that_saw_them() -> None:
     """R20, R31."""
     world, a, _b, c = trio()
