@@ -148,8 +148,8 @@ class Coordinator:
         else:
             try:
                 self._dispatch(kind, request, message)
-            except SkewedRequest as error:
-                request.fail("clock-skew", str(error))
+            except SkewedRequest as skewed:
+                request.fail("clock-skew", str(skewed))
             except (BadName, InvalidRequest) as error:
                 is_settled = _is_only_attempt(message)
                 request.fail("invalid-request", str(error), is_settled=is_settled)
