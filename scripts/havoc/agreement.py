@@ -26,6 +26,8 @@ HEAL_S: Final = 30.0
 """Within which all replicas must hold the same: twice what hand-off and comparison need.  A node is dialled again
 within 2 s and its hints arrive within 3 more; the next comparison begins within 5 s, and takes up to 5 on a busy
 machine."""
+RESOLVER_S: Final = 60.0
+"""After how long at the most a node that could not settle a proposal tries again, as one that is ahead cannot."""
 POLL_S: Final = 0.25
 ASK_TIMEOUT_S: Final = 5.0
 _IN_FLIGHT: Final = 32

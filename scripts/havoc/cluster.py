@@ -192,9 +192,9 @@ class Cluster:
         """Return whether a node may refuse now what needs a later time than its own."""
         return time.monotonic() < self.ahead_until_s.get(name, 0.0)
 
-    def ahead_s(self) -> float:
-        """Return for how long some node may still be ahead of the others; 0: none is."""
-        return max([0.0, *(until_s - time.monotonic() for until_s in self.ahead_until_s.values())])
+    def ahead_s(self, grace_s: float = 0.0) -> float:
+        """Return for how long, and `grace_s` more, some node may still be ahead of the others; 0: none is."""
+        return max([0.0, *(until_s + grace_s - time.monotonic() for until_s in self.ahead_until_s.values())])
 
     # -- afterwards
 

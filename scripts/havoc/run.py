@@ -19,7 +19,7 @@ from checkers.operation import Operation
 import kvclient
 from kvclient import Kv
 from kvnode.cli import probe
-from scripts.havoc.agreement import HEAL_S, Healed, until_agreed
+from scripts.havoc.agreement import HEAL_S, RESOLVER_S, Healed, until_agreed
 from scripts.havoc.attack import Attack, Nemesis
 from scripts.havoc.cluster import Cluster, Death
 from scripts.havoc.healing import Counts, Tally
@@ -141,7 +141,7 @@ async def _come_to_agree(cluster: Cluster, course: Course, load: Load, moment: s
     names = list(load.keys.names)
     say(f"{moment}: nobody asks; the replicas of {len(names)} keys must come to agree within {course.heal_s:g} s")
     async with await kvclient.connect(cluster.addresses) as kv:
-        healed = await until_agreed(kv, names, course.heal_s + cluster.ahead_s(), cluster.hosts)
+        healed = await until_agreed(kv, names, course.heal_s + cluster.ahead_s(RESOLVER_S), cluster.hosts)
     course.healed[moment] = healed
     say("  they do not" if healed.after_s is None else f"  they do after {healed.after_s:.1f} s")
 

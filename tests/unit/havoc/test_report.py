@@ -201,7 +201,7 @@ def test_a_node_is_excused_for_being_ahead_until_its_time_has_come(
     assert hurt.ahead_s() == 1
     now_s += 2
     assert not hurt.is_excused_ahead("n1")
-    assert hurt.ahead_s() == 0
+    assert (hurt.ahead_s(), hurt.ahead_s(60.0)) == (0, 59)
     hurt.set_clock("n1", 60_000)
     hurt.set_clock("n1")
     assert not hurt.is_excused_ahead("n1"), "and again it leapt while it ran"
