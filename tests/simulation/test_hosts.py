@@ -162,11 +162,11 @@ def test_a_restarted_node_votes_and_serves_only_after_the_others_could_refuse_it
         assert host.node.peers.links[1] is not None
         said: list[Any] = []
         key = host.node.placements.of(b"default\0k").prefix + b"default\0k"
-        host.node.exchanges.links[0].deliver(Listening(said), (m.READ, 7, 1, key, 0))  # type: ignore[union-attr]
+        host.node.on_batch(Listening(said), [[m.READ, 7, 1, key, 0]])
         assert [message[:3] for message in said] == [(m.REFUSED, 7, "not-connected")]
         await world.serving(0)
         assert 900 < world.now_ms - began_ms < 1500
-        host.node.exchanges.links[0].deliver(Listening(said), (m.READ, 8, 1, key, 0))  # type: ignore[union-attr]
+        host.node.on_batch(Listening(said), [[m.READ, 8, 1, key, 0]])
         assert said[-1][0] == m.DIGEST
 
     run(world, main())
