@@ -209,6 +209,8 @@ class Handoff:
         for batch in [batch for batch in self._on_way.values() if batch.deadline_s < now_s]:
             self.on_refusal(batch)
         self._payable = exchanges.up & ~doubted
+        for target, _ in self._claims:  # what is paid before it is claimed would be owed, and sent, twice
+            self._payable &= ~(1 << target)
         for target, ledger in self.hints.ledgers.items():
             if ledger.waiting:
                 self._expire(target, ledger)

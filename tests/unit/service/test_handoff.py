@@ -154,6 +154,21 @@ def test_what_was_owed_and_is_paid_is_not_owed_again_when_the_replica_is_lost() 
     assert owed(world, a) == 0
 
 
+def test_nothing_is_paid_before_all_claims_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is paid before it is claimed would be sent twice."""
+    monkeypatch.setattr(handoff, "_CLAIMED_TOGETHER", 2)
+    world, a, _, c = trio()
+    for number in range(20):
+        write(world, b"old", a, f"key{number}")
+    world.run(1.2)  # so that these are of an earlier generation
+    with apart(world, c):
+        world.run(0.05)
+        for number in range(20):
+            write(world, b"new", a, f"key{number}")
+    settle(world, 3.0)
+    assert world.hosts[a].node.handoff.facts()["hints_delivered"] == 20
+
+
 def test_a_silent_replica_is_owed_what_is_sent_to_it() -> None:
     """Suspicion, not only a lost link: what waits in a dead socket is lost with it."""
     world, a, b, c = trio()
