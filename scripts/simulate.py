@@ -149,6 +149,7 @@ class Run:
         self.totals["seeds"] += 1
         self.totals["operations"] += outcome.operations
         self.totals["steps"] += outcome.steps
+        self.totals["purged"] += outcome.purged
         self.totals["unjudged"] += outcome.unjudged
         if self.slowest is None or outcome.elapsed_s > self.slowest.elapsed_s:
             self.slowest = outcome
@@ -167,6 +168,7 @@ class Run:
             console.print(
                 f"{seeds} seeds in {elapsed_s:.1f} s ({rate:.1f} a second, {rate / self.jobs:.1f} per process): "
                 f"{self.totals['operations']} operations, {self.totals['steps']} steps, "
+                f"{self.totals['purged']} tombstones purged, "
                 f"{self.totals['unjudged']} keys too hard to judge"
             )
             for check, count in Counter(each.problem.check for each in self.failures if each.problem).most_common():

@@ -241,7 +241,7 @@ class _Search:
             state = here.state + step.leaves
         if number is not None:
             mask |= 1 << (number - base)
-            if self._is_blind[number]:
+            if self._is_blind[number] and not (self._has_floats and step.leaves is None):  # a later delete asks
                 state = _Nobody.VALUE
         if step.kind == Kind.WRITE and not is_idle:
             for hidden in blind:

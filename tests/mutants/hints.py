@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from kvclient.wire import messages as m
+from kvnode.core.hints import Ledger
 from kvnode.core.record import NO_ENTRY
 from kvnode.service.consensus import Consensus
 from kvnode.service.handoff import Handoff
+from kvnode.service.hintrows import HintRows
 from kvnode.service.replica import Replica
 
 
@@ -41,6 +43,35 @@ def hints_count(patch: pytest.MonkeyPatch) -> None:
 
 def hints_know_no_age(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replica, "_is_stale", lambda replica, key, register, stamp, now_ms: False)
+
+
+def hints_never_grow_old(patch: pytest.MonkeyPatch) -> None:
+    """Neither side looks at the age of a hint."""
+    take = Ledger.take
+
+    def young(ledger: Any) -> Any:
+        taken = take(ledger)
+        return taken and (taken[0], taken[1]._replace(since_ms=1 << 62))
+
+    patch.setattr(Ledger, "take", young)
+    hints_know_no_age(patch)
+
+
+def hints_end_with_their_process(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(HintRows, "begin_loading", lambda rows: None)
+
+
+def hints_are_cleared_when_sent(patch: pytest.MonkeyPatch) -> None:
+    """A debt is paid once it is written to a connection, whatever becomes of it there."""
+    pay = Handoff._pay
+
+    def hopeful(handoff: Any, target: Any) -> None:
+        pay(handoff, target)
+        ledger = handoff.hints.ledgers[target]
+        for key in list(ledger.sent):
+            handoff._discharge(target, ledger, key)
+
+    patch.setattr(Handoff, "_pay", hopeful)
 
 
 def hints_are_paid_when_sent(patch: pytest.MonkeyPatch) -> None:

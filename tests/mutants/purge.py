@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 
-from kvclient.wire.values import NO_BALLOT, NO_SBALLOT
+from kvclient.wire.values import NO_BALLOT, NO_SBALLOT, body_times
 from kvnode.core import change, operation, proposer, register
+from kvnode.core.clock import stamp_of
 from kvnode.core.proposer import Round
 from kvnode.core.reading import FastRead
 from kvnode.core.record import EMPTY_IMAGE, NO_RECORD
 from kvnode.core.register import Register, Verdict
+from kvnode.core.version import ballot_greatest_at
 from kvnode.core.window import Window
 from kvnode.service.purge import Purge
 from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
+from kvnode.service.tombstones import Tombstones
 from kvnode.service.upkeep import Upkeep
 
 
@@ -35,6 +38,16 @@ def floors_are_not_kept(patch: pytest.MonkeyPatch) -> None:
         begin(self, *arguments)
         self.floors = {}
         self._restart_promise = NO_BALLOT
+
+    patch.setattr(Registers, "__init__", start)
+
+
+def floors_end_with_their_process(patch: pytest.MonkeyPatch) -> None:
+    begin = Registers.__init__
+
+    def start(self: Any, *arguments: Any) -> None:
+        begin(self, *arguments)
+        self.floors = {}
 
     patch.setattr(Registers, "__init__", start)
 
@@ -139,3 +152,20 @@ def commits_pass_under_floors(patch: pytest.MonkeyPatch) -> None:
         return verdict
 
     patch.setattr(register.Register, "commit", deaf)
+
+
+def what_has_expired_goes_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Each replica drops what has expired by its own clock, without a tombstone and without the others."""
+    look = Tombstones.on_row
+
+    def drop(self: Any, key: bytes, image: Any) -> None:
+        expires_ms = body_times(image.committed.body)[0] if image.committed.body else 0
+        if expires_ms and expires_ms <= self._clock.wall_ms() and not image.accepted_ballot and not image.overlay:
+            register = self._registers.get(key)
+            horizon = ballot_greatest_at(stamp_of(self._clock.wall_ms() + self._max_offset_ms))
+            if not register.pins and register.image == image and register._leave_floor(NO_BALLOT, horizon) == 0:
+                self._registers.remove(register, lambda: None)
+                return
+        look(self, key, image)
+
+    patch.setattr(Tombstones, "on_row", drop)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pytest
-from mutants import durability, hints, outcomes, overlay, recovery, repair, retries, rounds
+from mutants import durability, hints, outcomes, overlay, purge, recovery, repair, retries, rounds
 from simulation.swarm import NO_BIAS, Bias
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -60,6 +60,8 @@ LIED: Final = "what was called not applied takes effect"
 BEATEN: Final = "a write loses to one that its client had seen"
 REFUSED: Final = "a node takes no writes although nothing is wrong"
 BASELESS: Final = "an entry rests on what was never chosen"
+RISEN: Final = "a deleted value comes back"
+LOST_HINT: Final = "a hint is lost"
 UNHEALED: Final = "replicas differ until somebody reads"
 
 NO_CACHE: Final[dict[str, float]] = {"cached_promises_max": 0}
@@ -94,6 +96,23 @@ RETRIED: Final = Bias(
     horizon_ms=1000.0,
 )
 """Calls that are repeated, and whose first attempts come late."""
+
+PURGES: Final = Bias(
+    is_purged=True, key_kinds=("strong",), keys=3, operations=40, fs=("put", "delete"), horizon_ms=8000.0
+)
+"""Keys that are deleted and left alone, so that they are purged while things go wrong."""
+AWAY: Final = replace(PURGES, faults=("crash", "partition", "stop"), fault_count=6)
+OWED: Final = Bias(
+    compares=False,
+    key_kinds=("mixed",),
+    operations=20,
+    fs=("put", "weak put"),
+    limits={"link_silence_s": 1.0},
+    faults=("crash", "partition", "one-way"),
+    fault_count=8,
+    horizon_ms=2000.0,
+)
+"""Replicas that miss something, and are not compared."""
 
 MUTANTS: Final = (
     Mutant(durability.cached_promises_survive, "R19", "two records with one ballot"),
@@ -234,6 +253,50 @@ MUTANTS: Final = (
             fs=("put",),
             limits={**SLOW_MARKS, **NO_CACHE, "repair_interval_s": 0.1, "tree_rebuild_s": 0.5, "hint_bytes_max": 0},
         ),
+    ),
+    Mutant(purge.most_are_all, "R35", RISEN, bias=AWAY),
+    Mutant(purge.nothing_is_settled, "R35", RISEN, bias=PURGES),
+    Mutant(purge.no_grace_is_given, "R35, R37", RISEN, bias=PURGES),
+    Mutant(purge.floors_end_with_their_process, "R36", RISEN, bias=replace(PURGES, faults=("crash",), fault_count=14)),
+    Mutant(
+        purge.floors_forget_promises,
+        "R36, C11",
+        "two creates of one key succeed",
+        bias=replace(
+            PURGES, fs=("create", "delete", "get"), is_steered=True, faults=("slow link", "slow node"), fault_count=10
+        ),
+    ),
+    Mutant(
+        purge.what_has_expired_goes_at_once, "R35, R63", RISEN, bias=replace(PURGES, key_kinds=("ttl",), fs=("put",))
+    ),
+    Mutant(
+        hints.hints_end_with_their_process,
+        "R32",
+        LOST_HINT,
+        bias=replace(OWED, shapes=((3, 3, 2, 2),), faults=("crash",), fault_count=2, horizon_ms=500.0),
+    ),
+    Mutant(
+        hints.hints_never_grow_old,
+        "R32, R37",
+        RISEN,
+        bias=replace(
+            PURGES,
+            shapes=((5, 3, 2, 2),),
+            compares=False,
+            key_kinds=("mixed",),
+            keys=6,
+            fs=("weak put", "delete"),
+            copies=(-1,),
+            is_steered=True,
+            faults=(),
+            horizon_ms=4000.0,
+        ),
+    ),
+    Mutant(
+        hints.hints_are_cleared_when_sent,
+        "R32",
+        LOST_HINT,
+        bias=replace(OWED, faults=("reset", "half-open", "one-way"), fault_count=30),
     ),
 )
 """Those that the simulator must catch."""

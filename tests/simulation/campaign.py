@@ -35,6 +35,8 @@ class Outcome:
     steps: int
     virtual_s: float
     elapsed_s: float
+    purged: int = 0
+    """Rows of tombstones that were removed."""
     unjudged: int = 0
 
     @property
@@ -77,6 +79,7 @@ def run_seed(seed: int, mutant: str = "") -> Outcome:
         verdict.steps,
         verdict.virtual_s,
         time.perf_counter() - started_s,
+        verdict.purged,
         verdict.unjudged,
     )
 

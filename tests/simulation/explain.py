@@ -14,10 +14,10 @@ from typing import Any, Final, Literal
 from checkers.operation import describe
 from simulation.clocks import WALL_EPOCH_MS
 from simulation.loop import EPOCH_S
-from simulation.oracle import Violation
 from simulation.rest import own_key
 from simulation.run import Trial, problems
 from simulation.scenario import Scenario
+from simulation.violation import Violation
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Decoder

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
+
+from simulation.graves import Graves
+from simulation.violation import broken
 
 from kvclient.wire.values import (
     BALLOT_BYTES,
@@ -37,21 +40,6 @@ _WINDOW: Final = struct.Struct(">8sQQBQ44s")
 _APPLIED: Final = 1
 NO_FLOORS: Final[Mapping[bytes, Ballot]] = {}
 _KEEP_AFTER_DEADLINE_MS: Final = 60_000
-
-
-class Violation(AssertionError):
-    """Something that must not be.  `check` names what was broken, the same for the same mistake; the text says how, and
-    `evidence` shows it, line by line, where a sentence cannot."""
-
-    def __init__(self, check: str, text: str, evidence: Iterable[str] = ()) -> None:
-        super().__init__(f"{check}: {text}")
-        self.check = check
-        self.evidence = tuple(evidence)
-
-
-def broken(check: str, text: str, evidence: Iterable[str] = ()) -> NoReturn:
-    """Raise a Violation."""
-    raise Violation(check, text, evidence)
 
 
 class Outcome(NamedTuple):
@@ -100,15 +88,23 @@ class _Key:
     """What each replica has on disk."""
     promises: dict[int, Ballot] = field(default_factory=dict)
     """The greatest promise that each replica has ever given."""
-    purged: Ballot = NO_BALLOT
-    """The greatest ballot of a tombstone that some replica has removed."""
 
 
 class Oracle:
     """The votes of all acceptors of one cluster, all of whose keys have the same accept quorum."""
 
-    def __init__(self, q2: int) -> None:
-        self._q2 = q2
+    def __init__(
+        self,
+        q2: int,
+        *,
+        replicas: int = 0,
+        now_ms: Callable[[], float] = lambda: 0.0,
+        kept_ms: int = _KEEP_AFTER_DEADLINE_MS,
+        grace_ms: int = 0,
+    ) -> None:
+        """`kept_ms`: how long outcomes are kept beyond their deadlines.  `replicas`, `grace_ms`: see `Graves`."""
+        self._q2, self._kept_ms, self._now_ms = q2, kept_ms, now_ms
+        self.graves = Graves(replicas, grace_ms)
         self._keys: dict[bytes, _Key] = {}
         self._ballots: dict[Ballot, bytes] = {}
         self._stamps: dict[bytes, tuple[bytes, Entry]] = {}
@@ -122,10 +118,12 @@ class Oracle:
             known = self._keys[key] = _Key()
         if is_synced:
             before = known.disks.get(replica, EMPTY_IMAGE)
-            if image == EMPTY_IMAGE:
-                self._check_removed(replica, key, known, before)
-            else:
+            if before.settled and image.committed_ballot < before.committed_ballot and image != EMPTY_IMAGE:
+                self.on_durable(replica, key, EMPTY_IMAGE)  # the row's removal was replaced by a later row of its group
+                before = EMPTY_IMAGE
+            if image != EMPTY_IMAGE:
                 self._check_kept(replica, key, before, image)
+            self.graves.on_row(replica, key, _name(key), known.disks, image, self._now_ms())
             known.disks[replica] = image
         if image.accepted_ballot:
             self._check_promise(replica, key, known, image.accepted_ballot)
@@ -138,7 +136,9 @@ class Oracle:
     def on_written(self, replica: int, key: bytes, image: Image) -> None:
         """Take a row that is written, and perhaps never synced: what it calls committed may be shown already (R6)."""
         if image.committed_ballot:
-            self._check_commit(key, self._keys.setdefault(key, _Key()), image)
+            known = self._keys.setdefault(key, _Key())
+            self._check_commit(key, known, image)
+            self.graves.check_alive(replica, key, _name(key), known.disks.get(replica, EMPTY_IMAGE), image)
 
     @staticmethod
     def _check_commit(key: bytes, known: _Key, image: Image) -> None:
@@ -154,6 +154,8 @@ class Oracle:
         for key, known in self._keys.items():
             given, image = known.promises.get(replica, NO_BALLOT), known.disks.get(replica, EMPTY_IMAGE)
             floor = NO_BALLOT if image.accepted_ballot or image.committed_ballot else floors.get(key[:2], NO_BALLOT)
+            if not (image.accepted_ballot or image.committed_ballot):
+                self.graves.check_start(replica, key, _name(key), floor)
             if given > max(restart_promise, image.promised, floor):
                 broken("a promise was forgotten", f"{_name(key)} at replica {replica}: {ballot_text(given)}")
 
@@ -162,23 +164,6 @@ class Oracle:
         held = max(before.accepted_ballot, before.committed_ballot)
         if max(after.accepted_ballot, after.committed_ballot) < held or after.promised < before.promised:
             broken("a durable row fell back", f"{_name(key)} at replica {replica}, from {ballot_text(held)}")
-
-    @staticmethod
-    def _check_removed(replica: int, key: bytes, known: _Key, before: Image) -> None:
-        """Check that what a replica removed was a settled tombstone, and that no other holds less than that (R35)."""
-        if before == EMPTY_IMAGE:
-            return
-        ballot = before.committed_ballot
-        if not (ballot or before.accepted_ballot or before.overlay):
-            return  # a promise that the floor keeps
-        if not before.settled or before.accepted_ballot or before.overlay or not before.committed.is_tombstone:
-            broken("removed and not settled", f"{_name(key)} at replica {replica}: {_record(before.committed)}")
-        for other, image in known.disks.items():
-            if NO_BALLOT < max(image.accepted_ballot, image.committed_ballot) < ballot:
-                broken("removed before all had it", f"{_name(key)} at {replica}, and not at {other}")
-            if image.committed_ballot == ballot and not (image.settled or image.accepted_ballot):
-                broken("removed before all had settled it", f"{_name(key)} at {replica}, and not at {other}")
-        known.purged = max(known.purged, ballot)
 
     @staticmethod
     def _check_promise(replica: int, key: bytes, known: _Key, ballot: Ballot) -> None:
@@ -223,10 +208,9 @@ class Oracle:
         known.changes.add(version)
         known.bases.add(version_sballot(version))
 
-    @staticmethod
-    def _check_successor(key: bytes, known: _Key, earlier: Ballot, later: Ballot) -> None:
+    def _check_successor(self, key: bytes, known: _Key, earlier: Ballot, later: Ballot) -> None:
         """Check a chosen record against the one chosen before it, unless that was purged between them."""
-        if earlier <= known.purged < later:
+        if earlier <= self.graves.purged(key) < later:
             return
         below, above = known.records[earlier], known.records[later]
         if below.version > above.version:
@@ -242,7 +226,7 @@ class Oracle:
         for (session, sequence), outcome in known.windows[earlier].items():
             if (session, sequence) in kept or sequence < marks.get(session, 0):
                 continue
-            if ballot_ms(later) < outcome.deadline_ms + _KEEP_AFTER_DEADLINE_MS:
+            if ballot_ms(later) < outcome.deadline_ms + self._kept_ms:
                 broken("a request window was lost", f"{_name(key)}: {session.hex()}/{sequence} at {ballot_text(later)}")
 
     def _take_entry(self, key: bytes, known: _Key, entry: Entry) -> None:
@@ -281,6 +265,15 @@ class Oracle:
         image = known.disks.get(replica, EMPTY_IMAGE)
         if max(image.accepted_ballot, image.committed_ballot) > ballot:
             self._vote(replica, key, known, ballot, record)
+
+    def promised(self, replica: int, key: bytes) -> Ballot:
+        """Return the greatest promise for a key that has left a replica."""
+        known = self._keys.get(key)
+        return NO_BALLOT if known is None else known.promises.get(replica, NO_BALLOT)
+
+    def on_removed(self, replica: int, key: bytes, promised: Ballot, floor: Ballot) -> None:
+        """Take the acknowledgement of a removal, with what had been promised before and the floor that stays."""
+        self.graves.check_floor(replica, key, _name(key), promised, floor)
 
     # -- what clients are told
 

@@ -16,15 +16,16 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
+from simulation.hints_only import compare_again, excuse
 from simulation.nemesis import Nemesis
-from simulation.oracle import broken
 from simulation.scenario import Scenario
+from simulation.violation import broken
 from simulation.workload import Watch
 from simulation.world import SimHost
 
 import kvclient
 from kvclient.errors import KvError
-from kvclient.wire.values import body_version
+from kvclient.wire.values import body_content, body_times, body_version
 from kvnode.core.register import visible_body
 from kvnode.core.version import version_text
 
@@ -36,6 +37,8 @@ HEAL_S: Final = 40.0
 """Within which replicas must agree by themselves: comparisons come every few seconds here (`run.HEALING`)."""
 AGREEMENT_S: Final = 10.0
 """Within which replicas must agree after the reads that repair them."""
+PURGE_S: Final = 20.0
+"""Within which deletes must be purged, beyond gc_grace, where waiting is cut short (`haste`)."""
 POLL_S: Final = 0.25
 POLL_S_MAX: Final = 2.0
 
@@ -56,6 +59,9 @@ class Rest:
         An eventual write stamped by a clock that was ahead is refused by the others until their time has come (R2); so
         then it takes that much longer.
         """
+        await self._operations_end()
+        if not self._scenario.cluster.compares:
+            await self._hints_heal()
         differing = await self._disagreement(HEAL_S)
         if differing and self._ahead_s:
             await asyncio.sleep(self._ahead_s)
@@ -73,8 +79,57 @@ class Rest:
         self._check_registers()
         ttls_ms = [act.ttl_ms for acts in self._scenario.clients for act in acts]
         await asyncio.sleep(max(ttls_ms, default=0) / 1000)
+        if self._scenario.cluster.gc_grace_s:
+            await self._purges()
         await self._spawned("judge", self._read_finally)
         await self._write_everywhere()
+
+    async def _hints_heal(self) -> None:
+        """Replicas come to agree by hints alone, unless these are excused."""
+        differing = await self._disagreement(HEAL_S + self._ahead_s)
+        if differing and not excuse(self._world, self._scenario, self._watch.recorder.operations):
+            broken("a hint was lost", differing)
+        compare_again(self._world)
+
+    async def _operations_end(self) -> None:
+        """No node works any more on what clients asked for: an operation whose client was told that its outcome is
+        unknown runs until its deadline, which is of its first coordinator's time (R24)."""
+        end_s = self._world.loop.now_s + READ_TIMEOUT_S + self._ahead_s + clock_behind_s(self._scenario)
+        while busy := [host.name for host in self._world.hosts if host.is_serving and host.node.statistics.in_flight]:
+            if self._world.loop.now_s > end_s:
+                broken("an operation never ends", ", ".join(busy))
+            await asyncio.sleep(POLL_S)
+
+    async def _purges(self) -> None:
+        """Every tombstone goes from every disk once it is old enough, unless a replica stays out, which it waits for;
+        and no restart brings it back.
+
+        Not as soon where clocks were ahead: no floor is raised to a promise of a time that has not come (R36).
+        """
+        if not all(host.is_serving for host in self._world.hosts) or self._nemesis.damaged:
+            return
+        end_s = self._world.loop.now_s + self._scenario.cluster.gc_grace_s + PURGE_S + 2 * self._ahead_s
+        while left := self._tombstones():
+            if self._world.loop.now_s > end_s:
+                broken("a tombstone is never purged", left)
+            await asyncio.sleep(POLL_S)
+        for host in self._world.hosts:
+            self._world.crash(host.index)
+            self._nemesis.start(host.index)
+        await self._world.serving()
+        if differing := await self._disagreement(HEAL_S):
+            broken("replicas do not agree after a restart", differing)
+
+    def _tombstones(self) -> str:
+        """Return the keys anywhere that are a tombstone, or should be by now, for a person."""
+        left = []
+        for host in self._world.hosts:
+            for key, row in host.engine.scan(b"", b"\xff\xff"):
+                register = host.node.registers.peek(key)  # a commit may be in memory only
+                body = visible_body(row if register is None else register.image)
+                if body and (not body_content(body) or 0 < body_times(body)[0] <= host.clock.wall_ms()):
+                    left.append(f"{key[2:]!r} at {host.name}: {version_text(body_version(body))}")
+        return "; ".join(left)
 
     async def _spawned(self, name: str, client: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a client as a host of its own to its end."""
@@ -193,14 +248,18 @@ class Rest:
         return differing
 
     def _differing(self) -> str:
-        """Return the keys of which owners show different versions, for a person; empty if there are none."""
+        """Return the keys of which owners show different versions, or hold proposals that nobody settles (R32), for a
+        person; empty if there are none."""
         texts = []
         for key in self._scenario.keys:
             shown = {}
             for host in self._live_owners(key):
                 if host.index not in self._nemesis.damaged:  # it dies of its damage when it looks
-                    body = visible_body(host.node.registers.get(self._watch.row_key(key)).shown)
+                    image = host.node.registers.get(self._watch.row_key(key)).shown
+                    body = b"" if image.settled and not image.overlay else visible_body(image)  # as good as absent, R38
                     shown[host.name] = version_text(body_version(body))
+                    if image.accepted_ballot:
+                        texts.append(f"{key}: {host.name} does not know whether its proposal is chosen")
             if len(set(shown.values())) > 1:
                 texts.append(f"{key}: {', '.join(f'{name} {version}' for name, version in shown.items())}")
         return "; ".join(texts)
@@ -230,12 +289,28 @@ def _writer_at(host: SimHost) -> str:
     return f"writer at {host.name}"
 
 
+def clocks_are_right(scenario: Scenario) -> bool:
+    """Return whether no clock is ever wrong, so that time is what all of them say."""
+    is_wrong = any(scenario.cluster.offsets_ms)
+    return not (is_wrong or any(fault.kind in ("clock", "drift", "frozen clock") for fault in scenario.faults))
+
+
 def clock_ahead_s(scenario: Scenario) -> float:
     """Return how far ahead a clock may have been at the most."""
-    ahead_ms = max([0, *scenario.cluster.offsets_ms])
+    return _clock_wrong_s(scenario, 1)
+
+
+def clock_behind_s(scenario: Scenario) -> float:
+    """Return how far behind a clock may have been at the most."""
+    standing_ms = sum(fault.for_ms for fault in scenario.faults if fault.kind == "frozen clock")
+    return _clock_wrong_s(scenario, -1) + standing_ms / 1000
+
+
+def _clock_wrong_s(scenario: Scenario, sign: int) -> float:
+    wrong_ms = max([0, *(sign * offset for offset in scenario.cluster.offsets_ms)])
     for fault in scenario.faults:
         if fault.kind == "clock":
-            ahead_ms += max(0, int(fault.amount))
+            wrong_ms += max(0, sign * int(fault.amount))
         elif fault.kind == "drift":
-            ahead_ms += int(max(0.0, fault.amount) * fault.for_ms)
-    return ahead_ms / 1000
+            wrong_ms += int(max(0.0, sign * fault.amount) * fault.for_ms)
+    return wrong_ms / 1000

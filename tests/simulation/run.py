@@ -19,14 +19,17 @@ from typing import Any, Final
 from checkers.history import Operation
 from checkers.judge import judge
 from checkers.operation import describe
+from simulation.haste import hastened, kept_ms
+from simulation.hints_only import stop_comparing
 from simulation.loop import EPOCH_S, SimDefect, SimStuck
 from simulation.nemesis import Nemesis, client_name
-from simulation.oracle import Oracle, Violation, broken
-from simulation.rest import POLL_S, Rest
+from simulation.oracle import Oracle
+from simulation.rest import POLL_S, Rest, clocks_are_right
 from simulation.scenario import Act, Cluster, Scenario
+from simulation.violation import Violation, broken
 from simulation.witness import witness
 from simulation.workload import Watch, Worker
-from simulation.world import SimWorld
+from simulation.world import SimHost, SimWorld
 
 from kvnode.config import Config, Limits, NodeConfig, StoreConfig, local
 from kvnode.core.register import InvariantViolation
@@ -60,6 +63,8 @@ class Verdict:
     steps: int
     virtual_s: float
     history: list[Operation] = field(repr=False)
+    purged: int = 0
+    """Rows of tombstones that were removed."""
     unjudged: int = 0
     """Keys whose history was too hard for a checker: neither good nor bad."""
 
@@ -84,6 +89,7 @@ def run(scenario: Scenario, on_event: OnEvent | None = None) -> Verdict:
         trial.world.loop.steps,
         trial.world.now_ms / 1000,
         trial.watch.recorder.operations,
+        trial.oracle.graves.count,
         trial.unjudged,
     )
     trial.world.close()
@@ -111,7 +117,12 @@ def problems() -> Iterator[None]:
 def config_of(cluster: Cluster) -> Config:
     """Return the configuration of a scenario's cluster.  Its limits may lie beyond what a cluster file may say."""
     store = StoreConfig(
-        replicas=cluster.replicas, q1=cluster.q1, q2=cluster.q2, durability=cluster.durability, mix=cluster.mix
+        replicas=cluster.replicas,
+        q1=cluster.q1,
+        q2=cluster.q2,
+        durability=cluster.durability,
+        mix=cluster.mix,
+        gc_grace_s=cluster.gc_grace_s or StoreConfig.gc_grace_s,
     )
     nodes = tuple(NodeConfig(node.id, node.host, node.port) for node in local(cluster.nodes).nodes)
     limits: dict[str, Any] = {**HEALING, **dict(cluster.limits)}
@@ -127,19 +138,32 @@ class Trial:
         self.world = SimWorld(scenario.seed, config_of(cluster), fifo=cluster.is_fifo)
         self.world.on_event = on_event
         self.world.loop.step_max = _STEPS_MAX
-        self.oracle = Oracle(cluster.q2)
+        self.oracle = Oracle(
+            cluster.q2,
+            replicas=cluster.replicas,
+            now_ms=lambda: self.world.now_ms,
+            kept_ms=kept_ms(is_purged=cluster.gc_grace_s > 0),
+            grace_ms=1000 * cluster.gc_grace_s if clocks_are_right(scenario) else 0,
+        )
         if cluster.durability == "os":
             self.world.watch(on_written=self.oracle.on_durable)
         else:
             self.world.watch(on_durable=self.oracle.on_durable, on_written=self.oracle.on_written)
         self.watch = Watch(self.world, self.oracle, scenario.value_bytes)
-        self.nemesis = Nemesis(self.world, scenario, lambda host: witness(host, self.oracle))
+        self.nemesis = Nemesis(self.world, scenario, self._on_start)
         self.unjudged = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
+    def _on_start(self, host: SimHost) -> None:
+        """A process was started."""
+        witness(host, self.oracle)
+        if host.is_up and not self.scenario.cluster.compares and not self.nemesis.is_over:
+            stop_comparing(host)
+
     def go(self) -> None:
         """Run it.  Raises Violation."""
-        self.world.run(self._main())
+        with hastened(is_purged=self.scenario.cluster.gc_grace_s > 0):
+            self.world.run(self._main())
         self._judge()
 
     async def _main(self) -> None:

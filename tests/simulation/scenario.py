@@ -30,6 +30,10 @@ class Cluster:
     """What a healthy disk needs for a sync."""
     is_fifo: bool = False
     """True: callbacks of one host run in the order of their making, as a real loop runs them."""
+    compares: bool = True
+    """False: no node compares its trees with another's before all faults have ended; hints must do (`hints_only`)."""
+    gc_grace_s: int = 0
+    """How long deletes are kept; 0: longer than any run.  If not, waiting is cut short all over the purge (`haste`)."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from simulation import faults
@@ -71,9 +71,16 @@ class Bias:
     offsets_ms: tuple[int, ...] = ()
     """Among which each node's clock error is drawn."""
     horizon_ms: float | None = None
+    compares: bool = True
+    """False: replicas are not compared, so that hints must do."""
+    copies: tuple[int, ...] = ()
+    """Among which W and R of eventual calls are drawn."""
+    is_purged: bool = False
+    """True: deletes are purged during the run."""
 
 
 NO_BIAS: Final = Bias()
+"""Purges, and hints without comparisons, are drawn as well."""
 
 
 def draw(seed: int, bias: Bias = NO_BIAS) -> Scenario:
@@ -84,9 +91,64 @@ def draw(seed: int, bias: Bias = NO_BIAS) -> Scenario:
     kinds = list(bias.key_kinds) or _some(rng, KEY_KINDS)
     if cluster.mix == "strong-only":
         kinds = [kind for kind in kinds if kind in ("strong", "ttl", "counter")] or ["strong"]
+    chance = random.Random(f"purges and hints {seed}")  # a stream of its own: other seeds draw what they always drew
+    is_purged, compares = chance.random() < PURGED_PART, chance.random() >= HINTED_PART
+    if bias != NO_BIAS:
+        is_purged, compares = bias.is_purged, bias.compares
+    cluster = replace(cluster, compares=compares)
+    if is_purged:
+        cluster, bias, kinds, horizon_ms = _with_purges(chance, cluster, bias, kinds, horizon_ms)
     clients = _draw_clients(rng, bias, cluster, kinds, horizon_ms)
+    if not compares:
+        horizon_ms += (quiet_ms := chance.choice(QUIET_MS))
+        clients = (
+            *clients,
+            (Act("get", clients[0][0].keys[:1], strong=False, pause_ms=horizon_ms if quiet_ms else 0),),
+        )
     faults = _draw_faults(rng, bias, cluster, len(clients), horizon_ms)
+    if not compares and chance.random() < 0.5:
+        faults = (_absence(chance, cluster, horizon_ms), *faults)
     return Scenario(seed, cluster, clients, faults, rng.choice((0, 0, 0, 0, 300, 20_000)))
+
+
+HINTED_PART: Final = 0.15
+"""How many of the scenarios are healed by hints alone."""
+QUIET_MS: Final = (0.0, 8000.0, 16_000.0)
+"""How long faults go on after most calls, where hints must heal: a process that ends then owes, and has nothing on its
+way.  A last reader keeps the run from ending."""
+PURGED_PART: Final = 0.15
+"""How many of the scenarios last long enough for purges, which takes some seconds."""
+CLOCK_FAULTS: Final = ("clock", "drift", "frozen clock")
+
+
+def _absence(rng: random.Random, cluster: Cluster, horizon_ms: float) -> Fault:
+    """Let one node be out of the others' reach from the first moment on, and for long: hints add up."""
+    return Fault("partition", 0.0, round(horizon_ms * rng.uniform(0.5, 1.0), 3), (rng.randrange(cluster.nodes),))
+
+
+def _with_purges(
+    rng: random.Random, cluster: Cluster, bias: Bias, kinds: list[str], horizon_ms: float
+) -> tuple[Cluster, Bias, list[str], float]:
+    """Let deletes be purged soon, and keys be left alone for long enough.
+
+    With eventual writes clocks must be right: their age is judged by clocks, the one thing of a purge that is (R37).
+    And comparisons, whose age nobody judges, must not be on their way for gc_grace: silent links end before.
+    """
+    is_eventual = bool({"mixed", "eventual"} & set(kinds))
+    limits = {
+        "scan_pause_s": rng.choice((0.5, 2.0)),
+        "link_silence_s": 1.0 if is_eventual and cluster.compares else rng.choice((1.0, 5.0)),
+        "max_offset_ms": 100,
+    }
+    cluster = replace(cluster, gc_grace_s=rng.choice((2, 2, 3)), limits=cluster.limits | limits | bias.limits)
+    if not {"strong", "ttl", "mixed", "eventual"} & set(kinds):
+        kinds = [*kinds, rng.choice(("strong", "ttl"))]
+    if is_eventual:
+        drawn = _some(rng, tuple(faults.KINDS)) if bias.faults is None else bias.faults
+        bias = replace(bias, faults=tuple(kind for kind in drawn if kind not in CLOCK_FAULTS))
+        cluster = replace(cluster, offsets_ms=())
+    horizon_ms = rng.choice((4000.0, 8000.0, 12_000.0)) if bias.horizon_ms is None else bias.horizon_ms
+    return cluster, replace(bias, keys=bias.keys or rng.choice((2, 3, 5, 8))), kinds, horizon_ms
 
 
 def _some(rng: random.Random, things: Sequence[str]) -> list[str]:
@@ -169,9 +231,11 @@ class _Drawing:
             f=f.removeprefix("weak "),
             keys=keys,
             strong=is_strong,
-            copies=0 if is_strong else self._copies(f),
+            copies=0 if is_strong else self.rng.choice(self.bias.copies) if self.bias.copies else self._copies(f),
             ttl_ms=rng.choice((20, 200, 1000)) if kind == "ttl" and f in ("put", "cas", "create") else 0,
-            timeout_ms=rng.choice((150, 600, 2000, 5000)),
+            timeout_ms=rng.choice(
+                (150, 300, 600) if self.cluster.gc_grace_s or not self.cluster.compares else (150, 600, 2000, 5000)
+            ),
             pause_ms=round(rng.expovariate(1.0) * self.pause_ms, 3),
             option=self._option(f),
         )

@@ -8,9 +8,10 @@ from collections import Counter
 import pytest
 from simulation.faults import KINDS, LASTING, Weather, weather_of
 from simulation.nemesis import BLOWS
-from simulation.oracle import Oracle, Violation
+from simulation.oracle import Oracle
 from simulation.scenario import Cluster, Fault
 from simulation.swarm import FS, SHAPES, draw
+from simulation.violation import Violation
 
 from kvclient.wire.values import Ballot, body_pack
 from kvnode.core.record import EMPTY_IMAGE, Record

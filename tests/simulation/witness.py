@@ -13,6 +13,7 @@ from simulation.oracle import Oracle
 from simulation.world import SimHost
 
 from kvclient.wire import messages as m
+from kvclient.wire.values import NO_BALLOT
 from kvnode.core.record import Record
 
 
@@ -21,13 +22,13 @@ class _WitnessedLink:
 
     __slots__ = ("_link", "_on_yes", "_yes")
 
-    def __init__(self, link: Any, yes: int, on_yes: Callable[[], None]) -> None:
+    def __init__(self, link: Any, yes: int, on_yes: Callable[[Any], None]) -> None:
         self._link, self._yes, self._on_yes = link, yes, on_yes
 
     def send(self, message: Any) -> bool:
         """Tell of the answer, and let it leave."""
         if message[0] == self._yes:
-            self._on_yes()
+            self._on_yes(message)
         return bool(self._link.send(message))
 
     def __getattr__(self, name: str) -> Any:
@@ -40,16 +41,16 @@ def witness(host: SimHost, oracle: Oracle) -> None:
         return
     table, replica = host.node._table, host.index
     oracle.on_start(replica, host.node.ceilings.restart_promise, host.node.registers.floors)
-    prepare, accept, store = table[m.PREPARE], table[m.ACCEPT], table[m.ENTRY]
+    prepare, accept, store, remove = table[m.PREPARE], table[m.ACCEPT], table[m.ENTRY], table[m.REMOVE]
 
     def on_prepare(link: Any, message: Any) -> None:
         key, ballot = message[3], message[4]
-        prepare(_WitnessedLink(link, m.PROMISE, lambda: oracle.on_promised(replica, key, ballot)), message)
+        prepare(_WitnessedLink(link, m.PROMISE, lambda answer: oracle.on_promised(replica, key, ballot)), message)
 
     def on_accept(link: Any, message: Any) -> None:
         key, ballot, body, window, following = message[3], message[4], message[5], message[6], message[8]
 
-        def on_yes() -> None:
+        def on_yes(answer: Any) -> None:
             oracle.on_accepted(replica, key, ballot, Record(body, window))
             oracle.on_promised(replica, key, following)
 
@@ -59,4 +60,15 @@ def witness(host: SimHost, oracle: Oracle) -> None:
         oracle.on_entry(message[3], message[4])
         store(link, message)
 
+    def on_remove(link: Any, message: Any) -> None:
+        key = message[3]
+        promised, floors = oracle.promised(replica, key), host.node.registers.floors
+
+        def on_yes(answer: Any) -> None:
+            if answer[2] == m.PURGE_DONE:
+                oracle.on_removed(replica, key, promised, floors.get(key[:2], NO_BALLOT))
+
+        remove(_WitnessedLink(link, m.PURGED, on_yes), message)
+
     table[m.PREPARE], table[m.ACCEPT], table[m.ENTRY] = on_prepare, on_accept, on_entry
+    table[m.REMOVE] = on_remove

@@ -15,20 +15,24 @@ from typing import Any, Final, Literal
 
 from checkers.history import Recorder
 from checkers.operation import Function
-from simulation.oracle import Oracle, broken
+from simulation.oracle import Oracle
 from simulation.scenario import Act
+from simulation.violation import broken
 from simulation.world import SimWorld
 
 import kvclient
 from kvclient.errors import EtagMismatch, KvError, OutcomeUnknown
 from kvclient.wire.values import NO_VERSION, Version
 from kvnode.core.version import version_text
+from kvnode.service.hintrows import PREFIX
+from kvnode.storage.rows import meta_key
 
 SLACK_S: Final = 1.0
 """What a call may take beyond its timeout."""
 SETTLE_MAX: Final = 8
 CONNECT_S: Final = 0.5
 _PADDING: Final = "."
+_HINT: Final = meta_key(PREFIX)
 
 Consistency = Literal["eventual", "strong"]
 Answer = kvclient.Item | None
@@ -65,7 +69,17 @@ class Watch:
 
     def check_written(self, act: Act, key: str, item: kvclient.Item) -> None:
         """Ask the oracle whether a write may have been acknowledged."""
-        self.check_acknowledged(key, item, 0 if act.strong else max(1, act.copies))
+        if act.strong or act.copies >= 0 or not self._is_kept(key, item.version):
+            self.check_acknowledged(key, item, 0 if act.strong else max(1, act.copies))
+
+    def _is_kept(self, key: str, version: Version) -> bool:
+        """Return whether some disk keeps an eventual write for others, which is enough for w="any" (R28)."""
+        end = f"/{self.row_key(key)[:2].hex()}/default\0{key}".encode()
+        for host in self.world.hosts:
+            for name, row in host.disk.rows.items():
+                if name.startswith(_HINT) and name.endswith(end) and version in row:
+                    return True
+        return False
 
     def check_acknowledged(self, key: str, item: kvclient.Item, copies: int) -> None:
         """Ask the oracle whether a write may have been acknowledged, strongly or, with `copies`, by so many disks."""
@@ -175,8 +189,9 @@ class Worker:
         recorder.info(index, "outcome-unknown")
 
     def _check_order(self, key: str, item: kvclient.Item, seen: Version) -> None:
-        """A write lies above everything that its client had seen of the key when it asked (R7, R29)."""
-        if item.version <= seen:
+        """A write lies above everything that its client had seen of the key when it asked (R7, R29), unless that was
+        purged."""
+        if item.version <= seen and self._watch.oracle.graves.version(self._watch.row_key(key)) < seen:
             text = f"{version_text(item.version)} after {version_text(seen)}"
             broken("a write below what its client had seen", f"{self._name}, {key}: {text}")
 

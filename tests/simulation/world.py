@@ -77,6 +77,8 @@ class SimHost:
         """True once an old copy of the data directory was put in its place."""
         self.has_lost = False
         """True: acknowledged rows may be gone, since some store has `durability = "os"` (R48)."""
+        self.ends_s: list[float] = []
+        """When processes have ended here, however."""
         self.death: BaseException | None = None
         """What the last process died of, if it was not killed."""
         self.clock = SimClock(world.loop)
@@ -200,6 +202,7 @@ class SimHost:
             self._end(self.life, silently=silently)
 
     def _end(self, life: Life, *, silently: bool) -> None:
+        self.ends_s.append(self.world.loop.now_s)
         self.world.loop.kill(life)
         self.world.network.on_death(life, silently=silently)
         self.life = None

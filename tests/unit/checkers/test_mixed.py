@@ -66,6 +66,11 @@ MODEL = Path(__file__).parents[3] / "docs" / "model" / "regmodel.py"
             id="a delete that found nothing supersedes nothing",
         ),
         pytest.param(
+            True,
+            of_key(deleted(0, 1), weak_wrote("w", 2, 3), deleted(4, 5), read("w", 6, 7)),
+            id="nor does one that found what another had left",
+        ),
+        pytest.param(
             False,
             of_key(wrote("a", 0, 1), weak_wrote("w", 2, 3), deleted(4, 5), read("w", 6, 7)),
             id="a delete supersedes",
