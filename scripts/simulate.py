@@ -81,13 +81,24 @@ def main(
     if mutant and mutant not in BY_NAME:
         raise click.BadParameter(f"there is no mutant {mutant!r}; --mutant list shows all", param_hint="--mutant")
     if seed is not None or scenario is not None:
-        chosen = draw(seed or 0, bias_of(mutant)) if scenario is None else Scenario.from_json(scenario.read_text())
+        chosen = draw(seed or 0, bias_of(mutant)) if scenario is None else scenario_of(scenario)
         source = f"--seed {seed}" if scenario is None else f"--scenario {scenario}"
         sys.exit(run_one(chosen, source, mutant, out, key=key, is_shrunk=is_shrunk, is_json=is_json))
-    if mutant:
-        seconds, seeds = None, seeds if seeds != "200" else str(BY_NAME[mutant].seeds)
+    if mutant and seconds is None and seeds == "200":
+        seeds = str(BY_NAME[mutant].seeds)
     run = Run(range_of(seeds, endless=seconds is not None), jobs, mutant, seconds, is_json=is_json)
     sys.exit(run.go())
+
+
+def scenario_of(path: Path) -> Scenario:
+    """Return the scenario that was written to a file."""
+    try:
+        return Scenario.from_json(path.read_text("utf-8"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise click.BadParameter(
+            f"{path} holds no scenario ({why}); --shrink writes one", param_hint="--scenario"
+        ) from error
 
 
 def range_of(text: str, *, endless: bool) -> range:

@@ -10,6 +10,7 @@ import pytest
 
 from kvnode.service.health import Health
 from kvnode.service.replica import Replica
+from kvnode.service.steady import SteadyClock
 
 
 def _for_ever(ask: Callable[..., bool], answer: bool) -> Callable[..., bool]:
@@ -26,6 +27,10 @@ def _for_ever(ask: Callable[..., bool], answer: bool) -> Callable[..., bool]:
 
 def a_clock_is_wrong_for_ever(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Health, "clock_is_good", _for_ever(Health.clock_is_good, answer=False))
+
+
+def leaps_are_followed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SteadyClock, "wall_ms", SteadyClock.machine_ms)
 
 
 def a_disk_is_clogged_for_ever(patch: pytest.MonkeyPatch) -> None:

@@ -239,6 +239,12 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(recovery.a_clock_is_wrong_for_ever, "R4", REFUSED, bias=replace(MIXED, faults=("clock",), fault_count=4)),
+    Mutant(
+        recovery.leaps_are_followed,
+        "R2, R4",
+        "one leap of a clock keeps replicas apart until its time has come",
+        bias=replace(MIXED, fs=("weak put", "put", "get"), is_steered=True, faults=("clock",), fault_count=1),
+    ),
     Mutant(recovery.a_disk_is_clogged_for_ever, "R29", REFUSED, bias=Bias(faults=("full disk",), fault_count=1)),
     Mutant(repair.replicas_are_never_compared, "R32", UNHEALED, bias=NO_HINTS),
     Mutant(repair.overlays_are_not_compared, "R32", UNHEALED, bias=NO_HINTS),

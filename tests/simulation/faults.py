@@ -304,6 +304,8 @@ KINDS: Final[dict[str, Kind]] = {
 }
 
 
+CLOCK_FAULTS: Final = ("clock", "drift", "frozen clock")
+"""Those after which nobody can tell times by a node."""
 LASTING: Final = ("bit flip", "misdirected write", "power loss")
 """Those that may put a node out for good (R46-R48)."""
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
+from simulation.faults import CLOCK_FAULTS
 from simulation.hints_only import compare_again, excuse
 from simulation.nemesis import Nemesis
 from simulation.scenario import Scenario
@@ -41,6 +42,15 @@ PURGE_S: Final = 20.0
 """Within which deletes must be purged, beyond gc_grace, where waiting is cut short (`haste`)."""
 POLL_S: Final = 0.25
 POLL_S_MAX: Final = 2.0
+_ENDS_PROCESSES: Final = (
+    "crash",
+    "stop",
+    "failing disk",
+    "unreadable disk",
+    "power loss",
+    "bit flip",
+    "misdirected write",
+)
 
 Shown = str | int | None
 
@@ -291,19 +301,30 @@ def _writer_at(host: SimHost) -> str:
 
 def clocks_are_right(scenario: Scenario) -> bool:
     """Return whether no clock is ever wrong, so that time is what all of them say."""
-    is_wrong = any(scenario.cluster.offsets_ms)
-    return not (is_wrong or any(fault.kind in ("clock", "drift", "frozen clock") for fault in scenario.faults))
+    return not (any(scenario.cluster.offsets_ms) or any(fault.kind in CLOCK_FAULTS for fault in scenario.faults))
 
 
 def clock_ahead_s(scenario: Scenario) -> float:
-    """Return how far ahead a clock may have been at the most."""
-    return _clock_wrong_s(scenario, 1)
+    """Return how far ahead a clock may have been at the most, and not known for wrong by its node."""
+    return 0.0 if _leap_is_seen(scenario) else _clock_wrong_s(scenario, 1)
 
 
 def clock_behind_s(scenario: Scenario) -> float:
     """Return how far behind a clock may have been at the most."""
     standing_ms = sum(fault.for_ms for fault in scenario.faults if fault.kind == "frozen clock")
     return _clock_wrong_s(scenario, -1) + standing_ms / 1000
+
+
+def _leap_is_seen(scenario: Scenario) -> bool:
+    """Return whether clocks were right but for one leap, at a process that had seen them right.
+
+    It goes on from the time before (`kvnode.service.steady`).
+    """
+    wrong = [fault for fault in scenario.faults if fault.kind in CLOCK_FAULTS]
+    is_alone = (
+        len(wrong) == 1 and wrong[0].kind == "clock" and wrong[0].at_ms > 0 and not any(scenario.cluster.offsets_ms)
+    )
+    return is_alone and not any(fault.kind in _ENDS_PROCESSES for fault in scenario.faults)
 
 
 def _clock_wrong_s(scenario: Scenario, sign: int) -> float:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from simulation import faults
+from simulation.faults import CLOCK_FAULTS
 from simulation.scenario import Act, Cluster, Fault, Scenario
 
 SHAPES: Final = (
@@ -118,7 +119,6 @@ QUIET_MS: Final = (0.0, 8000.0, 16_000.0)
 way.  A last reader keeps the run from ending."""
 PURGED_PART: Final = 0.15
 """How many of the scenarios last long enough for purges, which takes some seconds."""
-CLOCK_FAULTS: Final = ("clock", "drift", "frozen clock")
 
 
 def _absence(rng: random.Random, cluster: Cluster, horizon_ms: float) -> Fault:
