@@ -77,7 +77,7 @@ class Watch:
         end = f"/{self.row_key(key)[:2].hex()}/default\0{key}".encode()
         for host in self.world.hosts:
             for name, row in host.disk.rows.items():
-                if name.startswith(_HINT) and name.endswith(end) and version in row:
+                if name.startswith(_HINT) and name.endswith(end) and row.find(version) >= 0:
                     return True
         return False
 
