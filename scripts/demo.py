@@ -12,7 +12,6 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +21,15 @@ from rich.console import Console
 from rich.markup import escape
 
 import kvclient
-from kvclient import EtagMismatch, Kv, KvError
+from kvclient import Kv, KvError
 from kvnode import config as configuration
 from kvnode.cli import probe, show
 from kvnode.config import Config
 from kvnode.local import detached, plan, statefile
 from kvnode.local.statefile import LocalError
-from scripts.demo_counter import CLIENTS, Counter, Failed, expect, racing
+from scripts.demo_counter import CLIENTS, Counter, racing
+from scripts.demo_expecting import Failed, expect, mismatch, reason
+from scripts.demo_gateway import save_and_lose
 
 IMPORTS_IN_FLIGHT = 32
 KILL_AFTER = 0.25
@@ -36,7 +37,7 @@ KILL_AFTER = 0.25
 REFUSED_WITHIN_S = 1.0
 HEALED_KEYS = 200
 HEALED_WITHIN_S = 60.0
-STEPS = 10
+STEPS = 11
 
 TABLES: dict[str, tuple[str, str]] = {
     "country": ("countries", "alpha_2"),
@@ -236,14 +237,12 @@ async def stale_etag(demo: Demo, kv: Kv) -> None:
     )
 
 
-async def mismatch(write: Awaitable[object]) -> EtagMismatch:
-    """Return the error of a write that must lose."""
-    try:
-        await write
-    except EtagMismatch as lost:
-        expect(lost.outcome == "not applied", f"a lost check has the outcome {lost.outcome}")
-        return lost
-    raise Failed("the write was applied, but it must lose")
+async def other_languages(demo: Demo, kv: Kv) -> None:
+    """Use the same cluster through Dapr's state API."""
+    demo.begin("the gateway", "Dapr's state API for programs in any language; `kvnode up` starts it")
+    gateway = demo.config.gateway
+    measured = await save_and_lose(f"http://{gateway.host}:{gateway.http_port}", kv)
+    demo.prove("another language", "HTTP and kvclient see the same values and the same winner", measured)
 
 
 async def heal(demo: Demo, kv: Kv) -> None:
@@ -335,7 +334,7 @@ async def walk(demo: Demo) -> None:
         await import_with_a_death(demo)
         await restart(demo)
     async with kvclient.connect(demo.addresses) as kv:
-        for step in (compare, count, second_create, stale_etag, heal):
+        for step in (compare, count, second_create, stale_etag, other_languages, heal):
             await step(demo, kv)
     await two_dead(demo)
 
@@ -347,7 +346,7 @@ def run(demo: Demo) -> bool:
         demo.begin(
             "a real cluster", f"{len(names)} node processes on this machine, every acknowledgement after an fsync"
         )
-        with detached.cluster(demo.config) as state:
+        with detached.cluster(demo.config, with_gateway=True) as state:
             for node in state.nodes:
                 demo.console.print(f"     {node.id} on {node.address}, pid {node.pid}", highlight=False)
             demo.prove("a cluster serves", "`kvnode up` is all it takes", f"{', '.join(names)} serve")
@@ -357,13 +356,6 @@ def run(demo: Demo) -> bool:
         tell_logs(demo)
         return False
     return len(demo.proofs) == STEPS
-
-
-def reason(error: BaseException) -> str:
-    """Return the sentence of an error, or of the first one in a group."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return escape(str(error) or repr(error))
 
 
 def tell_logs(demo: Demo) -> None:

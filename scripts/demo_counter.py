@@ -14,19 +14,10 @@ from dataclasses import dataclass
 
 import kvclient
 from kvclient import Kv, KvError, OutcomeUnknown
+from scripts.demo_expecting import Failed
 
 CLIENTS = 8
 SETTLE_WITHIN_S = 60.0
-
-
-class Failed(Exception):
-    """A step of the walk-through did not hold; the text says what was expected and what was found."""
-
-
-def expect(holds: bool, sentence: str) -> None:
-    """Raise Failed unless it holds."""
-    if not holds:
-        raise Failed(sentence)
 
 
 @dataclass
