@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import kvclient
 from kvclient import Kv, KvError, OutcomeUnknown
-from scripts.demo_expecting import Failed
+from scripts.demo_expecting import Failed, expect
 
 CLIENTS = 8
 SETTLE_WITHIN_S = 60.0
