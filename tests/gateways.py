@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json as jsons
+import pickle
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +32,7 @@ class Gateway:
     """A running gateway."""
 
     address: str
+    grpc_address: str
     settings: GatewaySettings
 
     @property
@@ -47,11 +52,11 @@ def run_gateway(settings: GatewaySettings) -> Iterator[Gateway]:
     """Run a gateway on a thread of its own until the block ends; it stops as the process does, but for the signal."""
     loop = asyncio.new_event_loop()
     stopped = asyncio.Event()
-    served: list[str] = []
+    served: list[tuple[str, str]] = []
     is_served = threading.Event()
 
-    def announce(address: str) -> None:
-        served.append(address)
+    def announce(http: str, grpc: str) -> None:
+        served.append((http, grpc))
         is_served.set()
 
     def run() -> None:
@@ -65,7 +70,7 @@ def run_gateway(settings: GatewaySettings) -> Iterator[Gateway]:
     try:
         assert is_served.wait(30)
         assert served, "the gateway ended before it served"
-        yield Gateway(served[0], settings)
+        yield Gateway(*served[0], settings)
     finally:
         loop.call_soon_threadsafe(stopped.set)
         thread.join()
@@ -85,3 +90,38 @@ class Http(httpx.Client):
     def read(self, key: str, store: str = "statestore", **options: Any) -> httpx.Response:
         """Get a key, whose name is part of the path as it is."""
         return self.get(f"/v1.0/state/{store}/{key}", **options)
+
+
+PROGRAM = """
+import asyncio, importlib, pickle, sys
+name, settings = pickle.load(sys.stdin.buffer)
+asyncio.run(importlib.import_module(name).run(settings))
+"""
+
+
+@contextmanager
+def run_process(module: str, settings: Any) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run a module of `kvnode.dapr` as its own process; gives it with the line that says that it serves."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert started.stdin is not None
+        assert started.stdout is not None
+        pickle.dump((module, settings), started.stdin)
+        started.stdin.close()
+        yield started, started.stdout.readline().decode()
+    finally:
+        started.kill()
+        started.wait()
+
+
+@contextmanager
+def run_gateway_process(settings: GatewaySettings) -> Iterator[Gateway]:
+    """Run a gateway as its own process, as its users do."""
+    with run_process("kvnode.dapr.gateway", settings) as (_, line):
+        words = line.split()
+        yield Gateway(words[5], words[-1], settings)

@@ -1,7 +1,7 @@
 """The gateway as a process: one client of the cluster, and the servers that speak for it.
 
-Decides: the order of listening, connecting, serving, draining and closing.  Leaves to others: what is served (`http`),
-and where the settings come from (`kvnode.cli`).
+Decides: the order of listening, connecting, serving, draining and closing.  Leaves to others: what is served (`http`,
+`grpc`), and where the settings come from (`kvnode.cli`).
 
     listen -> (answer "not ready") -> connect to the cluster, as long as it takes -> serve until SIGTERM, SIGINT or an
     allowed shutdown -> say "not ready" -> finish what is under way -> close
@@ -24,6 +24,7 @@ from kvnode.dapr import openapi, pages
 from kvnode.dapr.about import About
 from kvnode.dapr.admission import Admission
 from kvnode.dapr.connecting import connected
+from kvnode.dapr.grpc import Runtime, serving
 from kvnode.dapr.guard import Guard
 from kvnode.dapr.health import Quorums
 from kvnode.dapr.http import NO_ROUTE, Api
@@ -48,27 +49,37 @@ async def run(settings: GatewaySettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
 
-    def announce(address: str) -> None:
+    def announce(http: str, grpc: str) -> None:
         gc.collect()
         gc.freeze()
-        print(f"kvnode gateway serves HTTP on {address}", flush=True)
+        print(f"kvnode gateway serves HTTP on {http} and gRPC on {grpc}", flush=True)
 
     await serve(settings, stopped, announce)
 
 
-async def serve(settings: GatewaySettings, stopped: asyncio.Event, announce: Callable[[str], None]) -> None:
-    """Serve until `stopped` is set, then drain; `announce` is called with the address once the cluster is served."""
+async def serve(settings: GatewaySettings, stopped: asyncio.Event, announce: Callable[[str, str], None]) -> None:
+    """Serve until `stopped` is set, then drain.
+
+    `announce` is called with the addresses of HTTP and gRPC once the cluster is served.
+    """
     about = About(settings)
     document = openapi.document(has_token=bool(settings.token))
     admission = Admission(settings.bounds)
     api = Api(settings, about, stopped.set, pages.make(document, NO_ROUTE), admission)
-    async with contextlib.AsyncExitStack() as last, _http(api, settings, admission, stopped) as address:
+    calls = Runtime(settings, about, stopped.set)
+    async with (
+        contextlib.AsyncExitStack() as last,
+        _http(api, settings, admission, stopped) as http_address,
+        serving(calls, settings, admission) as grpc_address,
+    ):
         kv = await connected(settings.seeds, settings.cluster, stopped)
         if kv is None:
             return
         last.push_async_callback(kv.close)  # after the servers, whose requests need it
-        api.begin(States(kv, settings), Quorums(kv, (store.store for store in settings.stores.values())))
-        announce(address)
+        states = States(kv, settings)
+        api.begin(states, Quorums(kv, (store.store for store in settings.stores.values())))
+        calls.begin(states)
+        announce(http_address, grpc_address)
         await stopped.wait()
         _log.info("draining")
         api.end()

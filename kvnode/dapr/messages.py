@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvnode.dapr import errors, options
+from kvnode.dapr.answers import expire_time
 from kvnode.dapr.errors import Call
 from kvnode.dapr.options import Delete, Save
 from kvnode.dapr.state import Entry, StateStore
@@ -83,7 +84,7 @@ def metadata_of(entry: Entry) -> dict[str, str]:
     """Return what is told about a value beside it: when it expires, if it does."""
     if entry.expires_at is None:
         return {}
-    return {EXPIRES_NAME: entry.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    return {EXPIRES_NAME: expire_time(entry)}
 
 
 def _word(words: Mapping[int, str], what: str, number: int) -> str:

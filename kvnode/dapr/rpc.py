@@ -36,6 +36,8 @@ TOKEN_NAME = "dapr-api-token"
 MARGIN_S_MAX = 0.05
 """Seconds of a caller's deadline that are kept for the way back, or a tenth of it if that is less: an answer with
 details is worth more than the last of the time."""
+ANSWER_BYTES_UNCOUNTED = 64 * 1024
+"""Answers up to this size are not counted: a connection's buffers may hold as much anyway."""
 RPCS_PER_REQUEST = 2
 """gRPC lets in so many times as many calls as this program works on: the others get a refusal with a reason."""
 
@@ -116,7 +118,7 @@ class Service(grpc.GenericRpcHandler):
         return handler
 
     def _handler(self, request_class: type[Message], route: Route) -> grpc.RpcMethodHandler[Any, Any]:
-        async def run(raw: bytes, context: grpc.aio.ServicerContext[bytes, Message]) -> Message:
+        async def run(raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             caller = _caller(context)
             try:
                 self._check_token(caller)
@@ -125,20 +127,35 @@ class Service(grpc.GenericRpcHandler):
                 self._admission.calls += 1
                 self._admission.bytes_held += len(raw)
                 try:
-                    return await route.behaviour(_parsed(request_class, raw), caller)
+                    answer = (await route.behaviour(_parsed(request_class, raw), caller)).SerializeToString()
+                    self._hold(len(answer), route, context)
+                    return answer
                 finally:
                     self._admission.calls -= 1
                     self._admission.bytes_held -= len(raw)
             except _Unauthenticated as error:
                 fault = _unauthenticated(str(error))
             except StateError as error:
+                error.call = error.call or route.call
                 fault = self._fault_of(error)
             except Exception:
                 log.exception("a gRPC call failed for a reason that was not foreseen")
                 fault = self._fault_of(_unforeseen(route.call))
             return await context.abort(fault.code, fault.message, fault.trailers())
 
-        return grpc.unary_unary_rpc_method_handler(run, response_serializer=_serialized)
+        return grpc.unary_unary_rpc_method_handler(run)
+
+    def _hold(self, size: int, route: Route, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        """Count a large answer until its reader has it; only reads have one.  Raises StateError: there is no room."""
+        if size <= ANSWER_BYTES_UNCOUNTED:
+            return
+        if refusal := self._admission.lack(size):
+            raise overloaded(refusal, route.call)
+        self._admission.bytes_held += size
+        context.add_done_callback(lambda _: self._let_go(size))  # type: ignore[arg-type]  # the stub names a class
+
+    def _let_go(self, size: int) -> None:
+        self._admission.bytes_held -= size
 
     def _refusing(self, call: str) -> Any:
         async def run(_: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
@@ -234,10 +251,6 @@ def _parsed(request_class: type[Message], raw: bytes) -> Message:
         return request_class.FromString(raw)
     except DecodeError as error:
         raise errors.malformed(f"the message is not a {request_class.DESCRIPTOR.name}: {error}") from error
-
-
-def _serialized(message: Message) -> bytes:
-    return message.SerializeToString()
 
 
 def _caller(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:

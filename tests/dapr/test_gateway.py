@@ -88,7 +88,7 @@ def test_before_there_is_a_cluster_it_says_so(settings: Any) -> None:
     changed = {"seeds": ("127.0.0.1:1",), "http_port": port}
 
     async def run() -> None:
-        serving = asyncio.ensure_future(process.serve(replace(settings, **changed), stopped, lambda address: None))
+        serving = asyncio.ensure_future(process.serve(replace(settings, **changed), stopped, lambda *addresses: None))
         async with httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", transport=httpx.AsyncHTTPTransport(retries=5)
         ) as http:
@@ -107,14 +107,15 @@ def test_before_there_is_a_cluster_it_says_so(settings: Any) -> None:
 def test_an_address_in_use_is_one_sentence(gateway: Any, settings: Any) -> None:
     port = int(gateway.address.rsplit(":", 1)[1])
     with pytest.raises(kvclient.ConfigError, match=f"cannot listen on 127.0.0.1:{port}: "):
-        asyncio.run(process.serve(replace(settings, http_port=port), asyncio.Event(), lambda address: None))
+        asyncio.run(process.serve(replace(settings, http_port=port), asyncio.Event(), lambda *addresses: None))
 
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, dataclasses, sys
 from kvnode.dapr import gateway
 from kvnode.dapr.settings import DaprStore, GatewaySettings
-settings = GatewaySettings(tuple(sys.argv[1:]), "", {"statestore": DaprStore("statestore", "default")}, http_port=0)
+settings = GatewaySettings(tuple(sys.argv[1:]), "", {"statestore": DaprStore("statestore", "default")})
+settings = dataclasses.replace(settings, http_port=0, grpc_port=0)
 asyncio.run(gateway.run(settings))
 """
 
@@ -133,7 +134,7 @@ def test_a_signal_ends_the_process_after_what_is_under_way(
         assert started.stdout is not None
         line = started.stdout.readline()
         assert line.startswith("kvnode gateway serves HTTP on 127.0.0.1:")
-        address = line.split()[-1]
+        address = line.split()[5]
         host, port = address.split(":")
         body = f'[{{"key":"{key}","value":1}}]'.encode()
         with socket.create_connection((host, int(port)), timeout=30) as connection:

@@ -19,9 +19,9 @@ from kvnode.dapr.state import StateStore
 async def http(cluster: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a real gateway that speaks for a scripted cluster."""
     seeds = tuple(node.address for node in cluster.nodes)
-    settings = GatewaySettings(seeds, "test", {"s": DaprStore("s", "default")}, http_port=0)
+    settings = GatewaySettings(seeds, "test", {"s": DaprStore("s", "default")}, http_port=0, grpc_port=0)
     stopped, served = asyncio.Event(), asyncio.get_running_loop().create_future()
-    serving = asyncio.ensure_future(process.serve(settings, stopped, served.set_result))
+    serving = asyncio.ensure_future(process.serve(settings, stopped, lambda http, grpc: served.set_result(http)))
     async with httpx.AsyncClient(base_url=f"http://{await served}", timeout=30) as client:
         yield client
     stopped.set()
