@@ -10,15 +10,19 @@ const [writers, rounds] = [3, 4];
 const lastWrite = { consistency: StateConsistencyEnum.CONSISTENCY_STRONG };
 const firstWrite = { ...lastWrite, concurrency: StateConcurrencyEnum.CONCURRENCY_FIRST_WRITE };
 
-// `save` does not throw: what went wrong is in what it returns.
+// Over HTTP `save` does not throw: what went wrong is in what it returns.  Over gRPC it throws.
 async function save(client, item) {
-  const { error } = (await client.state.save(store, [item])) ?? {};
-  return error;
+  try {
+    const { error } = (await client.state.save(store, [item])) ?? {};
+    return error;
+  } catch (error) {
+    return error;
+  }
 }
 
 // `get` drops the ETag; `getBulk` has it.
 async function read(client, key) {
-  const [item] = await client.state.getBulk(store, [key], 1, "metadata.consistency=strong");
+  const [item] = await client.state.getBulk(store, [key], { parallelism: 1, metadata: { consistency: "strong" } });
   return item;
 }
 
