@@ -4,8 +4,8 @@ Decides: how comparisons are kept from beginning, and when hints are excused.  L
 (`rest`).
 
 A hint is excused where the product promises none (`service.recent`, `service.handoff`): what a process had sent and
-nobody had vouched for ends with that process; a disk that takes longer than a second may lose what was vouched for; and
-at its bounds a ledger drops what it must.
+nobody had vouched for ends with that process; a node that stays out keeps what it owes; a disk that takes longer than a
+second may lose what was vouched for; and at its bounds a ledger drops what it must.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def excuse(world: SimWorld, scenario: Scenario, operations: list[Operation]) -> 
             if begun_s <= at_s <= ended_s + after_s:
                 return f"the process of {name} ended {at_s - begun_s:.1f} s after operation {operation.index} began"
     for host in world.hosts:
-        if host.is_serving:
-            dropped = host.node.handoff.facts()["hints_dropped"]
-            if any(dropped.values()):
-                return f"{host.name} has dropped hints: {dropped}"
+        if not host.is_serving:
+            return f"{host.name} stays out, with what it owes"
+        dropped = host.node.handoff.facts()["hints_dropped"]
+        if any(dropped.values()):
+            return f"{host.name} has dropped hints: {dropped}"
     return ""
