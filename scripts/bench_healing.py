@@ -1,9 +1,10 @@
-"""How well does it heal: the three measures of `bench.py --healing`.
+"""How well does it heal: the measures of `bench.py --healing`.
 
-  return    one of three nodes is down while others' clients write; when it is back, how long until all replicas are
-            equal, and what do clients notice
-  stale     one node returns with 5 % of its keys stale or missing, and hash trees alone find them: time and bytes
-  idle      what a healthy cluster with many keys spends on its health
+  return      one of three nodes is down while others' clients write; when it is back, how long until all replicas are
+              equal, and what do clients notice
+  stale       one node returns with 5 % of its keys stale or missing, and hash trees alone find them: time and bytes
+  difference  what it costs to find d differing keys among 1,000,000 (`bench_trees.py`)
+  idle        what a healthy cluster with many keys spends on its health
 
 Whether replicas are equal is asked of their hash trees (STATUS shows the roots), without reading a key.
 
@@ -40,8 +41,10 @@ from kvnode.cli import probe
 from kvnode.config import Config, StoreConfig
 from kvnode.local import detached, plan, statefile
 from kvnode.local.statefile import State
+from scripts import bench_trees
 from scripts.measuring import fill, quantile
 
+MEASURES = ("return", "stale", "idle", "difference")
 STRONG_PER_S = 400
 EVENTUAL_PER_S = 400
 WRITES_PER_S = 2500
@@ -352,9 +355,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of these measures."""
     parser.add_argument("--healing", action="store_true", help="measure healing instead: how fast, at what cost")
     parser.add_argument("--scale", type=float, default=1.0, help="part of the keys and times of --healing (1)")
-    parser.add_argument(
-        "--measures", nargs="+", choices=("return", "stale", "idle"), default=["return", "stale", "idle"]
-    )
+    parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
 
 
 async def measure(arguments: argparse.Namespace) -> dict[str, Facts]:
@@ -371,6 +372,8 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Facts]:
     if "idle" in arguments.measures:
         with running() as cluster:
             found["idle"] = await measure_idle(int(1_000_000 * scale), cluster, size)
+    if "difference" in arguments.measures:
+        found["difference"] = bench_trees.measure(int(1_000_000 * scale))
     return found
 
 
@@ -380,7 +383,7 @@ def rows(found: dict[str, Facts]) -> list[tuple[str, str, str]]:
     for measure, facts in found.items():
         for name, value in facts.items():
             shown = (
-                ", ".join(f"{part} {ms:g}" for part, ms in value.items()) if isinstance(value, dict) else f"{value:,}"
+                ", ".join(f"{part} {ms:,}" for part, ms in value.items()) if isinstance(value, dict) else f"{value:,}"
             )
             lines.append((measure, name.replace("_", " "), shown))
     return lines
