@@ -132,7 +132,7 @@ class Purge:
         self._overtaken: set[bytes] = set()
         """Keys of which a replica has something else, perhaps of the same version: hash trees do not show that."""
         self._blocked: dict[bytes, int] = {}
-        """Keys that wait for one replica, and for which."""
+        """Keys that wait for one replica, and for which, until they go on."""
         self.purged = 0
         self.overflowed = 0
 
@@ -190,6 +190,7 @@ class Purge:
 
     def _wait_ms(self, key: bytes, wait_ms: int) -> None:
         """Come back to a key, or leave it to the next scan if that is soon enough."""
+        self._blocked.pop(key, None)
         if wait_ms > self._scan_ms:
             self._forget(key)
             return
@@ -218,6 +219,7 @@ class Purge:
         if not body:
             self._forget(key)
         elif image.accepted_ballot:
+            self._blocked.pop(key, None)
             self._retry(key)  # the resolver, or whoever proposed it, decides it first
         elif image.settled and not image.overlay and key not in self._overtaken:
             self._step(_Walk(self, key, placement, image.committed_ballot), m.SETTLE, placement.members)
@@ -258,6 +260,7 @@ class Purge:
     def _on_round(self, key: bytes, placement: Placement, result: Result) -> None:
         self._rounds -= 1
         if result.anchor:
+            self._blocked.pop(key, None)
             self._step(_Walk(self, key, placement, result.anchor), m.ANCHOR, placement.members)
         elif result.code:
             self._retry(key)
@@ -290,10 +293,10 @@ class Purge:
     def on_step_done(self, walk: _Walk) -> None:
         """All that were asked have done it."""
         self._end(walk)
+        self._blocked.pop(walk.key, None)
         if walk.kind == m.ANCHOR:
             missing_ms = self._settle_after_ms(walk.key[2:]) - walk.age_ms
             if missing_ms > 0:
-                self._blocked.pop(walk.key, None)
                 self._wait_ms(walk.key, missing_ms)
             else:
                 self._step(walk, m.SETTLE, walk.placement.members)

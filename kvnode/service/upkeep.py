@@ -25,6 +25,9 @@ from kvnode.service.rowscan import RowScan
 from kvnode.service.tombstones import Tombstones
 from kvnode.storage.engine import Engine
 
+_ROUND_BYTES = 1024
+"""What a round is reckoned to cost, beside the record."""
+
 
 class Upkeep:
     """The chores of one node."""
@@ -49,6 +52,7 @@ class Upkeep:
         self._placements = placements
         self._registers = registers
         self._consensus = consensus
+        self.take = pace.take
         replica.grace_ms, replica.grace_ms_min = self.grace_ms, placements.grace_ms_min
         self._tombstones = Tombstones(
             replica, registers, runtime.clock, limits.max_offset_ms, self.settle_after_ms, pace.charge
@@ -99,10 +103,14 @@ class Upkeep:
         }
 
     def _on_below_floor(self, link: Link, message: Message) -> None:
-        """A commit met a floor: the record is accepted once more, above it (R12); unless it was purged meanwhile."""
+        """A commit met a floor: the record is accepted once more, above it (R12); unless it was purged meanwhile.
+
+        When the repair budget is spent it is left to the next read or comparison, which meets the floor again.
+        """
         key = message[1]
         image = self._registers.get(key).image
-        if image.committed_ballot and not image.settled:
+        is_wanted = bool(image.committed_ballot) and not image.settled
+        if is_wanted and self.take(_ROUND_BYTES + len(image.committed.body)):
             self._consensus.settle(key, self._placement(key[2:]), ACCEPT)
 
     def _placement(self, name: bytes) -> Placement:

@@ -202,6 +202,19 @@ def test_a_replica_that_was_away_has_its_own_full_grace() -> None:
     assert tombstones(world, a)["waits_for"] == {}
 
 
+def test_a_key_that_goes_on_waits_for_nobody() -> None:
+    """It was in the way of a replica that was away, and is written anew: it is not counted until it is forgotten."""
+    world, a, _b, c = mourning()
+    with apart(world, c):
+        world.run(WINDOW_S + 5.0)
+        assert tombstones(world, a)["waits_for"] == {world.config.nodes[c].id: 1}
+    put(world, b"new", a, ttl_ms=19_000, timeout_ms=100)
+    world.run(15.0)
+    assert tombstones(world, a)["waiting"] == 1
+    assert tombstones(world, a)["waits_for"] == {}
+    assert tombstones(world, a)["blocked"] == 0
+
+
 def test_a_proposal_of_unknown_fate_is_decided_first() -> None:
     world, a, _b, c = mourning()
     propose_and_die(world, c, lambda: world.put("k", b"maybe", c, timeout_ms=100))
@@ -312,6 +325,21 @@ def test_a_commit_below_the_floor_of_a_live_key_is_accepted_once_more() -> None:
         world.run(1.0)
     assert seen_by(world, c) == b"v"
     assert world.register(c, "k").image.committed_ballot > register.floor
+
+
+def test_a_round_above_a_floor_asks_the_repair_budget() -> None:
+    world, a, _b, c = mourning(deleted=False)
+    ballot = world.register(a, "k").image.committed_ballot
+    rounds = catch(world, m.PREPARE, m.ACCEPT, source=a)
+    for is_allowed in (False, True):
+        asked: list[int] = []
+        world.hosts[a].node.upkeep.take = lambda cost, allowed=is_allowed, asked=asked: asked.append(cost) or allowed
+        world.post(c, a, (m.BELOW_FLOOR, world.row_key("k"), ballot_make(world.now_ms(c) << 16, 9, 1, 1)))
+        world.run()
+        assert len(asked) == 1
+        assert asked[0] > len(world.register(a, "k").image.committed.body)
+        assert bool(rounds.messages) is is_allowed
+    assert world.register(a, "k").image.committed_ballot == ballot
 
 
 @pytest.mark.parametrize("kind", STEPS)
