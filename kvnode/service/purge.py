@@ -182,8 +182,10 @@ class Purge:
             self.on_blocked(walk, (walk.asked & -walk.asked).bit_length() - 1)
 
     def _missing(self, placement: Placement) -> int:
-        """Return an owner that cannot be reached, or -1: without all N nothing of a purge can be done (R35)."""
-        return next((index for index in placement.owners if self._exchanges.links[index] is None), -1)
+        """Return an owner that cannot be reached or is under suspicion, or -1: without all N nothing of a purge can be
+        done (R35).  A round that waits for a silent one would hold the key, and whoever writes it, for nothing."""
+        missing = placement.members & (~self._exchanges.up | self._exchanges.suspected)
+        return (missing & -missing).bit_length() - 1
 
     def _wait(self, key: bytes, due_s: float) -> None:
         heapq.heappush(self._due, (due_s, key))

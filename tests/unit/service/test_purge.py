@@ -202,6 +202,21 @@ def test_a_replica_that_was_away_has_its_own_full_grace() -> None:
     assert tombstones(world, a)["waits_for"] == {}
 
 
+def test_no_round_begins_while_a_replica_is_silent() -> None:
+    """Its link is open, but its heartbeats have not been answered: nobody who writes the key waits for it."""
+    world, a, _b, c = mourning()
+    detector = world.hosts[a].node.health.detector
+    detector.heard(c, world.scheduler.now_s)
+    rounds = catch(world, m.PREPARE, m.ACCEPT, source=a)
+    world.run(WINDOW_S + 20.0)
+    assert not rounds.messages
+    assert tombstones(world, a)["waits_for"] == {world.config.nodes[c].id: 1}
+    detector.lost(c)  # nothing is expected of it any more
+    rounds.stop()
+    world.run(2 * GRACE_S)
+    assert absent_everywhere(world)
+
+
 def test_a_key_that_goes_on_waits_for_nobody() -> None:
     """It was in the way of a replica that was away, and is written anew: it is not counted until it is forgotten."""
     world, a, _b, c = mourning()
