@@ -297,6 +297,7 @@ def _checked(config: Config) -> Config:
     _check_nodes(config.nodes)
     for store in config.stores.values():
         _check_store(store, len(config.nodes))
+        _check_grace(store, config.limits)
     _check_limits(config.limits)
     _check_gateway(config.gateway, config.nodes)
     return config
@@ -342,6 +343,16 @@ def _check_store(store: StoreConfig, nodes: int) -> None:
         raise ConfigError(
             f"{where} q1 + q2 = {store.q1} + {store.q2} = {store.q1 + store.q2} <= replicas = {n}: two quorums could"
             f" miss each other and lose a strong write; q1 + q2 must be at least {n + 1}"
+        )
+
+
+def _check_grace(store: StoreConfig, limits: Limits) -> None:
+    """R37: what a link held back must not come out when the delete that it would undo is forgotten."""
+    if limits.link_silence_s > store.gc_grace_s / 2:
+        raise ConfigError(
+            f"[stores.{store.name}] gc_grace = {store.gc_grace_s} is less than twice [limits] link_silence_s ="
+            f" {limits.link_silence_s:g}: what a stalled link still holds could bring a purged key back; raise gc_grace"
+            " or lower link_silence_s"
         )
 
 

@@ -349,6 +349,13 @@ def test_a_node_that_the_file_does_not_name_is_refused_with_those_that_it_does(t
         load(tmp_path, GOOD).node("n9")
 
 
+def test_a_grace_that_a_stalled_link_can_outlast_is_refused(tmp_path: Path) -> None:
+    """R37."""
+    text = GOOD + "[stores.default]\ngc_grace = 60\n[limits]\nlink_silence_s = {}\n"
+    assert load(tmp_path, text.format(30)).limits.link_silence_s == 30
+    assert "gc_grace = 60 is less than twice [limits] link_silence_s = 31" in refusal(tmp_path, text.format(31))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
