@@ -163,7 +163,7 @@ def _execute(key: _Key, operation: Operation) -> Result:
     content, expires_at_ms, changed = key.content, 0, False
     for step in operation.steps:
         if (step.check == CHECK_ABSENT and content) or (
-            step.check == CHECK_ETAG and not (content and step.version == key.version)
+            step.check == CHECK_ETAG and not (content and key.content and step.version == key.version)
         ):
             _remember(key, operation, windows.REFUSED, NO_VERSION_PADDED)
             return Result(CONFLICT, body=key.shown)

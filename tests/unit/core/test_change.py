@@ -428,6 +428,13 @@ def test_a_transaction_with_one_check_that_fails_does_nothing(steps: tuple[objec
     assert change.record == BASE
 
 
+def test_an_etag_of_nobody_fails_also_behind_a_write_of_the_same_transaction() -> None:
+    """What no ETag names (an unreadable one is empty) is not what stands where nothing stood."""
+    change = run(operation(put(b"a"), cas(NO_VERSION)), base=NO_RECORD)
+    assert change.results[0].kind == CONFLICT
+    assert change.record == NO_RECORD
+
+
 def test_a_later_step_sees_what_the_earlier_ones_did() -> None:
     change = run(operation(delete(version(3)), create(b"x")))
     assert change.results[0].kind == APPLIED
