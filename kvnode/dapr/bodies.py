@@ -66,10 +66,14 @@ def items_of(body: bytes) -> list[Item]:
 def bulk_get_of(body: bytes) -> BulkGet:
     """Return the keys of a bulk get."""
     fields = _read(body, _BULK_GET, "an object with keys")
-    keys = fields.get("keys") or []
+    keys = fields.get("keys")
+    if keys is None:
+        keys = []
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise errors.malformed(f"keys must be an array of strings, not {keys!r:.80}")
-    parallelism = fields.get("parallelism") or 0
+    parallelism = fields.get("parallelism")
+    if parallelism is None:
+        parallelism = 0
     if type(parallelism) is not int:
         raise errors.malformed(f"parallelism must be a whole number, not {parallelism!r:.80}")
     return BulkGet(keys, parallelism, _metadata(fields))

@@ -35,7 +35,8 @@ METADATA = "metadata."
 SMALL_ANSWER_BYTES = 64 * 1024
 """Answers up to this size are not counted: a connection's buffers may hold as much anyway."""
 _HEADERS = frozenset({
-    b"content-length", b"content-type", b"if-match", b"consistency", b"concurrency", b"dapr-api-token",
+    b"content-length", b"transfer-encoding", b"content-type", b"if-match", b"consistency", b"concurrency",
+    b"dapr-api-token",
 })  # fmt: skip
 _WRITES = frozenset({"POST", "PUT"})
 NO_ROUTE = answers.of_code(
@@ -242,6 +243,8 @@ class Api:
             return await self._other(method, parts, request)
         request.call = route.call
         request.admit()
+        if method not in _WRITES and (b"content-length" in headers or b"transfer-encoding" in headers):
+            await request.body()  # it says nothing; but a request that does not come whole is not done
         if self._states is None:
             raise errors.not_connected(route.call)
         store = self._states.store(decoded(parts[2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -53,3 +54,10 @@ def http(gateway: Gateway) -> Iterator[Http]:
 def key() -> str:
     """A key that no other test uses."""
     return uuid.uuid4().hex
+
+
+@pytest.fixture
+def nothing_unforeseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing that the test did ends in an error in the gateway's log, or in an exception that nobody foresaw."""
+    yield
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info] == []

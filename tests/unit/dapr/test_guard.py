@@ -166,7 +166,8 @@ async def test_a_body_that_does_not_arrive_in_time_ends_the_connection() -> None
     async with served(request_timeout_s=0.1) as server:
         reader, writer = await server.connect()
         writer.write(b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhi")
-        assert await rest_of(reader) == b""
+        status, headers, _ = answer_of(await reader.read())
+        assert (status, headers["x-outcome"]) == (408, "not-applied")  # the application waits for the end
 
 
 async def test_a_client_that_does_not_read_its_answer_is_cut() -> None:
@@ -214,3 +215,67 @@ async def test_a_few_requests_that_are_sent_ahead_are_answered_in_order() -> Non
         for number in range(9):
             await reader.readuntil(b"\r\n\r\n")
             assert await reader.readexactly(1) == b"%d" % number
+
+
+# -- what is broken behind what is whole
+
+
+def post(body: bytes) -> bytes:
+    return b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+
+
+BROKEN = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\nzz\r\n"
+
+
+@pytest.mark.parametrize("rest", [b"xx", b"\x16\x03\x01\x00", b"GET /\xff HTTP/1.1\r\n\r\n", BROKEN])
+@pytest.mark.parametrize("whole", [1, 2])
+async def test_what_is_broken_is_refused_after_the_answers_before_it(rest: bytes, whole: int) -> None:
+    """A refusal says that nothing was applied: it must not stand where the answer of an applied request belongs."""
+    async with served() as server:
+        server.app.hold = asyncio.Event()
+        reader, writer = await server.connect()
+        writer.write(post(b"hi") * whole + rest)
+        while not server.app.calls:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        server.app.hold.set()
+        *answers, last = (await reader.read()).split(b"HTTP/1.1 ")[1:]
+        assert [answer[:3] + answer[-2:] for answer in answers] == [b"200hi"] * whole
+        assert last.startswith(b"400")
+        assert b"x-outcome: not-applied" in last
+        assert server.app.calls == whole
+
+
+async def test_a_broken_body_is_refused_at_once_and_its_request_given_up() -> None:
+    async with served() as server:
+        status, headers, _ = await server.ask(BROKEN)
+        assert (status, headers["x-outcome"], headers["connection"]) == (400, "not-applied", "close")
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"a, b"])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_a_request_for_another_protocol_is_served_in_this_one(protocol: bytes, size: int) -> None:
+    """As Java's client asks with its first request, whatever that is."""
+    ask = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: " + protocol + b"\r\nhttp2-settings: AAMAAABk\r\n"
+    chunked = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n" + ask + b"\r\n2\r\nyo\r\n0\r\n\r\n"
+    last = b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n"
+    request = post(b"hi").replace(b"\r\n", b"\r\n" + ask, 1) + chunked + last
+    async with served() as server:
+        reader, writer = await server.connect()
+        for at in range(0, len(request), size):
+            writer.write(request[at : at + size])
+            await asyncio.sleep(0)
+        answers = (await reader.read()).split(b"HTTP/1.1 ")[1:]
+        assert [(answer[:3], answer.partition(b"\r\n\r\n")[2]) for answer in answers] == [
+            (b"200", b"hi"),
+            (b"200", b"yo"),
+            (b"200", b""),
+        ]
+
+
+@pytest.mark.parametrize("target", [b"example.org:80", b"/a"])
+async def test_nobody_is_connected_to_elsewhere(target: bytes) -> None:
+    async with served() as server:
+        status, _, body = await server.ask(b"CONNECT " + target + b" HTTP/1.1\r\nhost: x\r\n\r\n" + post(b"hi"))
+        assert (status, server.app.calls) == (400, 0)
+        assert json.loads(body)["errorCode"] == "ERR_MALFORMED_REQUEST"
