@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -390,21 +391,33 @@ def test_stores_with_a_key_prefix_do_not_see_each_other(http: Any, key: str) -> 
     assert http.read(key).status_code == 204
 
 
-def test_keys_are_listed_page_by_page(http: Any, key: str) -> None:
-    http.save(*({"key": f"{key}{n:03}", "value": n} for n in range(120)))
+def listed(http: Any, store: str = "statestore", **params: str) -> list[str]:
+    """Every key that the pages of a list have."""
     found, token = [], ""
     while True:
-        params = {"prefix": key, "page_limit": "50", "page_token": token}
-        page = http.get("/v1.0/state/statestore", params=params).json()
+        page = http.get(f"/v1.0/state/{store}", params={**params, "page_token": token}).json()
         assert set(page) == {"keys", "next_page_token"}
         found += page["keys"]
         if not (token := page["next_page_token"]):
-            break
-    assert found == [f"{key}{n:03}" for n in range(120)]
+            return found
+
+
+def until(look: Callable[[], Any], wanted: Any, within_s: float = 20.0) -> Any:
+    """What `look` gives once it is what is wanted, or after a while: a list is an eventual view."""
+    give_up = time.monotonic() + within_s
+    while (found := look()) != wanted and time.monotonic() < give_up:
+        time.sleep(0.02)
+    return found
+
+
+def test_keys_are_listed_page_by_page(http: Any, key: str) -> None:
+    http.save(*({"key": f"{key}{n:03}", "value": n} for n in range(120)))
+    every = [f"{key}{n:03}" for n in range(120)]
+    assert until(lambda: listed(http, prefix=key, page_limit="50"), every) == every
     assert len(http.get("/v1.0/state/statestore", params={"prefix": key}).json()["keys"]) == 50
 
 
 def test_a_list_takes_the_prefix_of_its_store_off(http: Any, key: str) -> None:
     http.save({"key": key, "value": 1}, store="strong")
-    assert http.get("/v1.0/state/strong", params={"prefix": key}).json()["keys"] == [key]
+    assert until(lambda: listed(http, "strong", prefix=key), [key]) == [key]
     assert not any("||" in name for name in http.get("/v1.0/state/statestore").json()["keys"])
