@@ -345,7 +345,8 @@ class Store:
         """
         name = self._row_name(key)
         timeout_s = self._timeout_s if timeout is None else self._checked_timeout(timeout)
-        packed = transactions.pack(operations, self._ttl_ms, self._table.value_bytes_max)
+        most, is_first_write = self._table.value_bytes_max, self._write_plan.first_write
+        packed = transactions.pack(operations, self._ttl_ms, most, is_first_write=is_first_write)
         change = Change(name, TRANSACT, CHECK_NONE, "", packed.content, 0)
         answer, issued_at_ms = await mutations.mutate(self._cluster, change, timeout_s, operation_id)
         last = change._replace(content=packed.last, ttl_ms=packed.ttl_ms)

@@ -24,12 +24,13 @@ OPERATIONS_MAX = 128
 class Put:
     """Write `value`; with `etag` only over that version, with `create` only if the key is absent.
 
-    `ttl` in seconds, or "never"; None takes the store's default.
+    `create` None, without an `etag`: as the store's `concurrency` has it, so a store of first-write creates.  `ttl` in
+    seconds, or "never"; None takes the store's default.
     """
 
     value: Any
     etag: str | None = None
-    create: bool = False
+    create: bool | None = None
     ttl: Ttl | None = None
 
 
@@ -49,11 +50,14 @@ class Packed:
     ttl_ms: int
 
 
-def pack(operations: Sequence[Put | Delete], ttl_ms_default: int, bytes_max: int) -> Packed:
-    """Return the wire form of a transaction.  Raises InvalidRequest."""
+def pack(operations: Sequence[Put | Delete], ttl_ms_default: int, bytes_max: int, *, is_first_write: bool) -> Packed:
+    """Return the wire form of a transaction.  Raises InvalidRequest.
+
+    `is_first_write`: puts that do not say are first-writes.
+    """
     if not 1 <= len(operations) <= OPERATIONS_MAX:
         raise InvalidRequest(f"a transaction must have 1 to {OPERATIONS_MAX} operations, not {len(operations)}")
-    rows = [_row(operation, ttl_ms_default) for operation in operations]
+    rows = [_row(operation, ttl_ms_default, is_first_write) for operation in operations]
     packed: bytes = msgpack.packb(rows)
     if len(packed) > bytes_max:
         raise InvalidRequest(f"a transaction of {len(packed)} bytes exceeds the {bytes_max} bytes of a value")
@@ -61,13 +65,14 @@ def pack(operations: Sequence[Put | Delete], ttl_ms_default: int, bytes_max: int
     return Packed(packed, last, ttl_ms)
 
 
-def _row(operation: Put | Delete, ttl_ms_default: int) -> tuple[int, int, str, bytes, int]:
+def _row(operation: Put | Delete, ttl_ms_default: int, is_first_write: bool) -> tuple[int, int, str, bytes, int]:
     if isinstance(operation, Delete):
         return DELETE, _check(operation.etag, create=False), etag_on_wire(operation.etag), b"", 0
     if not isinstance(operation, Put):
         raise InvalidRequest(f"a transaction is made of kvclient.Put and kvclient.Delete, not {operation!r:.80}")
     ttl_ms = ttl_ms_default if operation.ttl is None else ttl_ms_of(operation.ttl)
-    check = _check(operation.etag, create=operation.create)
+    create = is_first_write and operation.etag is None if operation.create is None else operation.create
+    check = _check(operation.etag, create=create)
     return PUT, check, etag_on_wire(operation.etag), contents.encode(operation.value), ttl_ms
 
 

@@ -275,7 +275,8 @@ def _steps(operation: Operation) -> Iterable[kvclient.Put | kvclient.Delete]:
     etag = operation.etag or None
     is_first = operation.concurrency == "first-write" and etag is None
     if isinstance(operation, Save):
-        return [kvclient.Put(operation.value, etag=etag, create=is_first, ttl=operation.ttl)]
+        create = None if operation.concurrency is None else is_first
+        return [kvclient.Put(operation.value, etag=etag, create=create, ttl=operation.ttl)]
     if is_first:  # the key must be absent: created and deleted at once, which nobody can see
         return [kvclient.Put(_NULL, create=True), kvclient.Delete()]
     return [kvclient.Delete(etag=etag)]

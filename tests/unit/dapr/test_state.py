@@ -251,6 +251,22 @@ async def test_a_failed_check_undoes_a_whole_transaction(store: StateStore) -> N
     assert (entry.data, entry.etag) == (b"1", etag)
 
 
+async def test_a_store_whose_writes_create_does_so_in_a_transaction_too(cluster: Any) -> None:
+    cluster.stores["default"]["concurrency"] = "first-write"
+    store = StateStore(await cluster.connect(), DaprStore("dapr", "users"))
+    await store.transact([Save("k", b"1")])
+    await refused(store.transact([Save("k", b"2")]), Kind.ETAG_MISMATCH)
+    await refused(store.transact([Delete("k"), Save("k", b"2"), Save("k", b"3")]), Kind.ETAG_MISMATCH)
+    entry = await store.get("k")
+    assert entry is not None
+    assert entry.data == b"1"
+    await store.transact([Save("k", b"4", entry.etag), Save("k", b"5", concurrency="last-write")])
+    await store.transact([Delete("k"), Save("k", b"6")])
+    entry = await store.get("k")
+    assert entry is not None
+    assert entry.data == b"6"
+
+
 async def test_deleting_what_is_absent_is_fine_in_a_transaction_too(store: StateStore) -> None:
     await store.transact([Delete("k"), Delete("k", "", "first-write")])
     assert await store.get("k") is None
