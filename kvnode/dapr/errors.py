@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from kvclient import EtagMismatch, InvalidRequest, KvError, Overloaded
+from kvclient import EtagMismatch, InvalidRequest, KvError, OutcomeUnknown, Overloaded
 
 DOMAIN = "dapr.io"
 RETRY_AFTER_S = 1
@@ -255,7 +255,7 @@ def no_shutdown() -> StateError:
 
 def failed(call: Call, store: str, key: str, error: KvError) -> StateError:
     """What the cluster answered, for the caller of `call`."""
-    return of_kind(kind_of(error), call, store, key, str(error), _outcome(error), isinstance(error, Overloaded))
+    return of_kind(kind_of(error), call, store, key, _detail(key, error), error.outcome, isinstance(error, Overloaded))
 
 
 def of_kind(
@@ -316,8 +316,15 @@ def joined(call: Call, store: str, keys: Sequence[str], results: Sequence[Done |
     )
 
 
-def _outcome(error: KvError) -> Outcome:
-    return error.outcome
+def _detail(key: str, error: KvError) -> str:
+    """Return the cause in the words of the caller, who knows neither the prefix of the key nor ids of operations."""
+    if isinstance(error, EtagMismatch):
+        stands = "is absent" if error.current is None else f"has the ETag {error.current.etag}"
+        return f"{key!r:.80} {stands}, which is not what this write requires: read it and decide again"
+    if isinstance(error, OutcomeUnknown):
+        why = f" ({error.__cause__})" if isinstance(error.__cause__, KvError) else ""
+        return f"the write may or may not take effect{why}: read the key to see what stands there"
+    return str(error)
 
 
 def _message(kind: Kind, call: Call, store: str, key: str, detail: str) -> str:

@@ -119,9 +119,12 @@ def check_key(store: str, prefix: str, key: str, *, has_prefix: bool = False) ->
     whole = prefix + key
     if not whole.isascii() or len(whole) > KEY_BYTES_MAX:
         try:
-            key_bytes(whole)
+            key_bytes(key)
         except InvalidRequest as error:
             raise errors.malformed(str(error)) from error
+        if len(whole.encode()) > KEY_BYTES_MAX:
+            room = KEY_BYTES_MAX - len(prefix.encode())
+            raise errors.malformed(f"a key of this store must have at most {room} bytes of UTF-8: {key!r:.80}")
     return whole
 
 

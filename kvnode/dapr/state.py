@@ -215,9 +215,7 @@ class StateStore:
         if delete.concurrency == "first-write" and not delete.etag:
             # Only an absent key can be what the caller has seen, and then there is nothing to delete.
             if (item := await self._store.get(name, consistency="strong", timeout=self._left_s())) is not None:
-                raise kvclient.EtagMismatch(
-                    f"{delete.key!r:.80} is there (ETag {item.etag}): a first-write delete needs the ETag", item
-                )
+                raise kvclient.EtagMismatch("a first-write delete needs the ETag", item)
             return
         await self._store.delete(
             name,

@@ -143,6 +143,31 @@ async def test_a_failure_says_whether_it_was_applied(cluster: Any, store: StateS
         assert (await refused(work, Kind.UNKNOWN)).outcome == "unknown"
 
 
+async def test_no_message_shows_what_only_the_cluster_calls_by_name(cluster: Any, kv: kvclient.Kv) -> None:
+    store = StateStore(kv, DaprStore("dapr", "inside", "hidden||"))
+    etag = await store.save(Save("k", b"1"))
+    texts = [
+        (await refused(work, kind)).message
+        for kind, work in [
+            (Kind.ETAG_MISMATCH, store.save(Save("k", b"2", concurrency="first-write"))),
+            (Kind.ETAG_MISMATCH, store.delete(Delete("k", concurrency="first-write"))),
+            (Kind.ETAG_MISMATCH, store.save(Save("k", b"2", "stale"))),
+            (Kind.ETAG_MISMATCH, store.transact([Delete("k", "stale")])),
+        ]
+    ]
+    assert all(f"'k' has the ETag {etag}" in text for text in texts)
+    texts.append((await refused(store.save(Save("none", b"2", "stale")), Kind.ETAG_MISMATCH)).message)
+    assert "'none' is absent" in texts[-1]
+    texts.append((await refused(store.save(Save("k" * 1020, b"2")), Kind.MALFORMED)).message)
+    assert f"at most {1024 - len('hidden||')} bytes" in texts[-1]
+    texts.append((await refused(store.save(Save("\ud800", b"2")), Kind.MALFORMED)).message)
+    cluster.everywhere(lambda message: cluster.nodes[0].failed(message, "outcome-unknown", "unknown", 1))
+    texts.append((await refused(store.save(Save("k", b"1", etag)), Kind.UNKNOWN)).message)
+    assert "read the key" in texts[-1]
+    for text in texts:
+        assert all(word not in text for word in ("hidden", "inside", "operation id")), text
+
+
 async def test_json_that_is_none_is_refused(store: StateStore) -> None:
     await refused(store.save(Save("k", RawJson("{"))), Kind.MALFORMED)
 
