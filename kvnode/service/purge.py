@@ -14,7 +14,8 @@ themselves, so a restart, here or there, costs some messages and no safety:
     REMOVE   all others, then this node: it is the last that could still ask for what is left     (step 3)
 
 A tombstone that a retry may still ask about (R23) waits until a round may drop that.  Bounds: `purge_keys_max` keys
-are remembered, `_WALKS_MAX` are worked on; what is beyond that is found by the scan of all rows.
+are remembered, `_WALKS_MAX` are worked on; what is beyond that is found by the scan of all rows.  Whenever one of them
+is done the next begins, so the pace is what the repair budget allows and what the replicas' disks and links can do.
 """
 
 from __future__ import annotations
@@ -44,9 +45,12 @@ _RETRY_S = 10.0
 """Until a key is looked at again of which something stood in the way."""
 _ANSWER_S = 5.0
 """How long the answers to one step are waited for."""
-_WALKS_MAX = 32
-_NOTICED_MAX = 256
-"""Keys taken up in one sweep."""
+_WALKS_MAX = 64
+"""Rounds and walks that run at the same time: what one turn of the loop may have to do for a purge."""
+_NOTICED_MAX = 512
+"""Keys taken up in one sweep: a millisecond."""
+_LOOKED_AT_MAX = 256
+"""Keys looked at in one turn: of some a replica is missing, or there is nothing to do."""
 _STEP_BYTES = 600
 """What the steps of one key are reckoned to cost."""
 
@@ -129,6 +133,7 @@ class Purge:
         self._due: list[tuple[float, bytes]] = []
         self._walks: dict[bytes, _Walk] = {}
         self._rounds = 0
+        self._is_armed = False
         self._overtaken: set[bytes] = set()
         """Keys of which a replica has something else, perhaps of the same version: hash trees do not show that."""
         self._blocked: dict[bytes, int] = {}
@@ -153,7 +158,7 @@ class Purge:
     def on_row(self, key: bytes, image: Image) -> None:
         """Take a row that the scan has met."""
         body = visible_body(image)
-        if body and is_mortal(body):
+        if key not in self._known and body and is_mortal(body):
             self._noticed[key] = None
 
     def sweep(self, now_s: float) -> None:
@@ -163,8 +168,25 @@ class Purge:
             if key not in self._known and self._placements.of(key[2:]).owners[0] == self._home:
                 self._known.add(key)
                 self._wait(key, now_s + _QUIET_S)
+        self._go_on(now_s)
+        for walk in [walk for walk in self._walks.values() if walk.deadline_s < now_s]:
+            self.on_blocked(walk, (walk.asked & -walk.asked).bit_length() - 1)
+
+    def _on_free(self) -> None:
+        """One of those that are worked on is done: begin the next, in a turn of its own, for another may be done in
+        this one."""
+        if not self._is_armed and self._due:
+            self._is_armed = True
+            self._runtime.timers.call_soon(self._begin_next)
+
+    def _begin_next(self) -> None:
+        self._is_armed = False
+        self._go_on(self._runtime.clock.monotonic_s())
+
+    def _go_on(self, now_s: float) -> None:
+        """Begin what is due, as far as there is room and the repair budget allows."""
         due = self._due
-        for _ in range(_NOTICED_MAX):
+        for _ in range(_LOOKED_AT_MAX):
             if not due or due[0][0] > now_s or len(self._walks) + self._rounds >= _WALKS_MAX:
                 break
             key = due[0][1]
@@ -178,8 +200,6 @@ class Purge:
             else:
                 self._blocked[key] = missing
                 self._retry(key)
-        for walk in [walk for walk in self._walks.values() if walk.deadline_s < now_s]:
-            self.on_blocked(walk, (walk.asked & -walk.asked).bit_length() - 1)
 
     def _missing(self, placement: Placement) -> int:
         """Return an owner that cannot be reached or is under suspicion, or -1: without all N nothing of a purge can be
@@ -261,6 +281,7 @@ class Purge:
 
     def _on_round(self, key: bytes, placement: Placement, result: Result) -> None:
         self._rounds -= 1
+        self._on_free()
         if result.anchor:
             self._blocked.pop(key, None)
             self._step(_Walk(self, key, placement, result.anchor), m.ANCHOR, placement.members)
@@ -326,6 +347,7 @@ class Purge:
     def _end(self, walk: _Walk) -> None:
         self._exchanges.end(walk.number)
         self._walks.pop(walk.key, None)
+        self._on_free()
 
     def facts(self) -> dict[str, Any]:
         """Return what STATUS shows of it."""

@@ -1,9 +1,14 @@
 """A slow walk over all rows of this node, again and again: what finds the work that nobody remembers.
 
-Decides: how fast it goes and when it begins again.  Leaves to others: what is done with a row (`resolver`, `purge`).
+Decides: how fast it goes, when it begins again, and that a listener without room holds up nobody else.  Leaves to
+others: what is done with a row (`resolver`, `purge`, `tombstones`).
 
-It reads a few rows at a time from a snapshot of that moment, so it keeps nothing of the past on the disk; it waits
-while those who listen have no room.  What is in memory is ahead of the rows on disk, and is what listeners get.
+It reads a few rows at a time from a snapshot of that moment, so it keeps nothing of the past on the disk.  What is in
+memory is ahead of the rows on disk, and is what listeners get.
+
+Each listener has its own place in the rows.  Those at the same place share what is read; one that has no room stays
+where it is, and is given its rows from there in turns with the others once it has.  So whatever lags behind, every
+listener is shown every row, and the reading costs the same.  Who waits for its next walk begins with whoever is first.
 """
 
 from __future__ import annotations
@@ -34,6 +39,18 @@ class Listener(Protocol):
         """Take one row."""
 
 
+class _Place:
+    """Where a listener is on its walk."""
+
+    __slots__ = ("from_s", "listener", "next")
+
+    def __init__(self, listener: Listener, from_s: float) -> None:
+        self.listener = listener
+        self.next = b""
+        """The first row that it was not shown; empty: it waits until `from_s` for its next walk."""
+        self.from_s = from_s
+
+
 class RowScan:
     """The walk."""
 
@@ -51,30 +68,33 @@ class RowScan:
         self._registers = registers
         self._rng = rng
         self._pause_s = pause_s
-        self._listeners = listeners
-        self._next = b""
-        self._from_s = now_s + _FIRST_S * (1.0 + rng.random())
+        from_s = now_s + _FIRST_S * (1.0 + rng.random())
+        self._places = [_Place(listener, from_s) for listener in listeners]
         self.walks = 0
+        """Ends reached by any of the listeners."""
 
     def sweep(self, now_s: float) -> None:
-        """Go on a little.  Raises DamagedRow."""
-        if now_s < self._from_s:
+        """Go on a little, from the place whose turn it is.  Raises DamagedRow."""
+        for place in self._places:
+            if (place.next or place.from_s <= now_s) and place.listener.has_room:
+                start = place.next
+                break
+        else:
             return
-        for listener in self._listeners:
-            if not listener.has_room:
-                return
-        scan = self._engine.scan(self._next, _END)
+        here = [place for place in self._places if place.next == start and place.listener.has_room]
+        self._places = [place for place in self._places if place not in here] + here  # the others are next
+        scan = self._engine.scan(start, _END)
         rows = list(islice(scan, ROWS))
         scan.close()
         for key, image in rows:
             if not self._registers.is_row_key(key):
                 continue  # of another number of partitions
             register = self._registers.peek(key)
-            for listener in self._listeners:
-                listener.on_row(key, image if register is None else register.image)
-        if len(rows) == ROWS:
-            self._next = rows[-1][0] + b"\0"
-        else:
-            self._next = b""
-            self.walks += 1
-            self._from_s = now_s + self._pause_s * (0.9 + 0.2 * self._rng.random())
+            for place in here:
+                place.listener.on_row(key, image if register is None else register.image)
+        is_end = len(rows) < ROWS
+        self.walks += is_end
+        from_s = now_s + self._pause_s * (0.9 + 0.2 * self._rng.random()) if is_end else now_s
+        for place in here:
+            place.next = b"" if is_end else rows[-1][0] + b"\0"
+            place.from_s = from_s

@@ -247,6 +247,37 @@ def test_without_budget_nothing_is_purged() -> None:
     assert not any(world.register(index, "k").image.anchored_ms for index in world.owners("k"))
 
 
+@pytest.mark.parametrize("operations_per_s", [1 << 20, 300])
+def test_the_pace_is_what_the_repair_budget_allows(operations_per_s: int) -> None:
+    store = StoreConfig("default", replicas=3, gc_grace_s=GRACE_S)
+    world = World(3, store=store, limits=Limits(repair_operations_per_s=operations_per_s, repair_bytes_per_s=1 << 30))
+    for number in range(900):
+        world.write(f"k{number}", None)
+        world.run()
+
+    def purged() -> int:
+        return sum(int(tombstones(world, index)["purged"]) for index in range(3))
+
+    while not purged():
+        world.run(0.05)
+    world.run(0.4)
+    if operations_per_s > 900:
+        assert purged() == 900
+    else:
+        assert purged() < 0.5 * operations_per_s
+        world.run(120.0)
+        assert purged() == 900
+
+
+def test_a_full_ledger_is_not_in_the_way_of_the_resolver() -> None:
+    """What was accepted in an earlier life is found by the scan of all rows alone."""
+    world, a, _b, _c = mourning(deleted=False)
+    propose_and_die(world, a, lambda: world.put("k", b"left", a, timeout_ms=100))
+    world.hosts[a].node.upkeep.purge._keys_max = 0
+    world.run(20.0)
+    assert not world.register(a, "k").image.accepted_ballot
+
+
 def test_what_the_ledger_has_no_room_for_is_found_by_the_scan() -> None:
     store = StoreConfig("default", replicas=3, gc_grace_s=GRACE_S)
     world = World(3, store=store, limits=Limits(purge_keys_max=4, scan_pause_s=20.0))

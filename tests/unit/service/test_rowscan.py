@@ -34,8 +34,8 @@ class Bench:
         while soon:
             soon.pop(0)()
         self.registers = Registers(self.engine, 100, 1 << 20, 100, NO_BALLOT)
-        self.listener = Listener()
-        self.scan = RowScan(self.engine, self.registers, Random(1), 60.0, [self.listener], 0.0)
+        self.listener, self.other = Listener(), Listener()
+        self.scan = RowScan(self.engine, self.registers, Random(1), 60.0, [self.listener, self.other], 0.0)
 
 
 def row(number: int) -> Image:
@@ -67,12 +67,43 @@ def test_it_begins_after_a_while_and_again_after_a_pause() -> None:
 def test_it_waits_for_who_has_no_room() -> None:
     bench = Bench(2 * ROWS)
     bench.scan.sweep(10.0)
-    bench.listener.has_room = False
+    bench.listener.has_room = bench.other.has_room = False
     bench.scan.sweep(11.0)
-    assert len(bench.listener.seen) == ROWS
-    bench.listener.has_room = True
+    assert len(bench.listener.seen) == len(bench.other.seen) == ROWS
+    bench.listener.has_room = bench.other.has_room = True
     bench.scan.sweep(12.0)
-    assert len(bench.listener.seen) == 2 * ROWS
+    assert len(bench.listener.seen) == len(bench.other.seen) == 2 * ROWS
+
+
+@pytest.mark.parametrize("stops_after", [0, 1, 3, 6])
+def test_who_has_no_room_holds_up_nobody_and_misses_nothing(stops_after: int) -> None:
+    bench = Bench(5 * ROWS)
+    for sweep in range(12):
+        if sweep == stops_after:
+            bench.listener.has_room = False
+        bench.scan.sweep(10.0 + sweep)
+    assert [key for key, _ in bench.other.seen] == sorted(bench.keys)
+    assert len(bench.listener.seen) == min(stops_after, 5) * ROWS
+    bench.listener.has_room = True
+    for sweep in range(12):
+        bench.scan.sweep(30.0 + sweep)
+    assert [key for key, _ in bench.listener.seen] == sorted(bench.keys)
+
+
+def test_who_lags_behind_takes_turns_with_the_others_and_they_begin_again_together() -> None:
+    bench = Bench(5 * ROWS)
+    bench.listener.has_room = False
+    bench.scan.sweep(10.0)
+    bench.scan.sweep(11.0)
+    bench.listener.has_room = True
+    for sweep in range(4):
+        bench.scan.sweep(12.0 + sweep)
+    assert (len(bench.listener.seen), len(bench.other.seen)) == (2 * ROWS, 4 * ROWS)
+    for sweep in range(8):
+        bench.scan.sweep(20.0 + sweep)
+    assert len(bench.listener.seen) == len(bench.other.seen) == 5 * ROWS
+    bench.scan.sweep(100.0)
+    assert len(bench.listener.seen) == len(bench.other.seen) == 6 * ROWS
 
 
 def test_what_is_in_memory_is_ahead_of_the_disk_and_nothing_is_loaded() -> None:
