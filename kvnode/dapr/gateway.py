@@ -63,7 +63,7 @@ async def serve(settings: GatewaySettings, stopped: asyncio.Event, announce: Cal
     `announce` is called with the addresses of HTTP and gRPC once the cluster is served.
     """
     about = About(settings)
-    document = openapi.document(has_token=bool(settings.token))
+    document = openapi.document(settings.stores, has_token=bool(settings.token))
     admission = Admission(settings.bounds)
     api = Api(settings, about, stopped.set, pages.make(document, NO_ROUTE), admission)
     calls = Runtime(settings, about, stopped.set)

@@ -77,8 +77,8 @@ _SCHEMAS: Json = {
 }
 
 
-def document(*, has_token: bool = False) -> Json:
-    """Return the document, as OpenAPI 3.0, which every tool reads."""
+def document(stores: Iterable[str] = (), *, has_token: bool = False) -> Json:
+    """Return the document of a gateway for these stores, as OpenAPI 3.0, which every tool reads."""
     whole: Json = {
         "openapi": "3.0.3",
         "info": {
@@ -87,21 +87,31 @@ def document(*, has_token: bool = False) -> Json:
             "description": (
                 "State of Dapr's runtime, HTTP, from a kvnode cluster. `consistency` and `concurrency` are kept exactly"
                 " or refused. A failed write says in the header `x-outcome` whether it was applied: `not-applied`,"
-                " `unknown` (read the key), `partial` (see `items`)."
+                " `unknown` (read the key), `partial` (see `items`). Beside what is listed, what is not HTTP is answered"
+                " with 400, a request whose line and headers are too large with 431, one that comes too slowly with 408,"
+                " and one too many with 503: none of them is begun."
             ),
         },
-        "paths": _state_paths() | _other_paths(),
+        "paths": _state_paths(list(stores)) | _other_paths(),
         "components": {"schemas": _SCHEMAS},
     }
     if has_token:
         scheme = {"type": "apiKey", "in": "header", "name": "dapr-api-token"}
         whole["components"]["securitySchemes"] = {"token": scheme}
         whole["security"] = [{"token": []}]
+        refused = {"description": "The token is missing or wrong", "content": {"text/plain": {}}}
+        for path, operations in whole["paths"].items():
+            for operation in (operations[method] for method in operations.keys() & {"get", "put", "post", "delete"}):
+                if path.startswith("/v1.0/healthz"):
+                    operation["security"] = []
+                else:
+                    operation["responses"]["401"] = refused
     return whole
 
 
-def _state_paths() -> Json:
-    store, key = _in("path", "store", {"type": "string", "minLength": 1, "example": "statestore"}), _path_key()
+def _state_paths(stores: list[str]) -> Json:
+    names: Json = {"enum": stores} if stores else {"minLength": 1}
+    store, key = _in("path", "store", {"type": "string", **names}), _path_key()
     consistency = _in("query", "consistency", {"type": "string", "enum": ["eventual", "quorum", "strong"]})
     concurrency = _in("query", "concurrency", {"type": "string", "enum": ["first-write", "last-write"]})
     ttl = _in("query", "metadata.ttlInSeconds", {"type": "string", "pattern": "^(-1|[0-9]{1,9})?$"})
@@ -144,9 +154,9 @@ def _state_paths() -> Json:
 
 
 def _other_paths() -> Json:
-    metadata = _operation("What this gateway is and serves", [], {})
+    metadata = _operation("What this gateway is and serves", [], {}, 503)
     metadata["responses"]["200"] = _json_answer("Its facts", {"type": "object"})
-    attribute = _operation("Add an attribute to the facts", [], {204: "Added"}, 400)
+    attribute = _operation("Add an attribute to the facts", [], {204: "Added"}, 400, 503)
     attribute["requestBody"] = {"required": True, "content": {"text/plain": {"schema": {"type": "string"}}}}
     name = _in("path", "name", {"type": "string", "minLength": 1})
     return {
@@ -156,7 +166,7 @@ def _other_paths() -> Json:
         "/v1.0/healthz/outbound": {
             "get": _operation("Has every partition of the cluster its quorum?", [], {204: "They have"}, 500)
         },
-        "/v1.0/shutdown": {"post": _operation("Stop the gateway", [], {204: "It stops"}, 403)},
+        "/v1.0/shutdown": {"post": _operation("Stop the gateway", [], {204: "It stops"}, 403, 503)},
     }
 
 

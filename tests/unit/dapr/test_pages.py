@@ -46,4 +46,14 @@ async def test_other_paths_are_answered_as_dapr_does(client: httpx.AsyncClient, 
 
 def test_a_token_is_part_of_the_description() -> None:
     assert "security" not in openapi.document()
-    assert openapi.document(has_token=True)["security"] == [{"token": []}]
+    document = openapi.document(has_token=True)
+    assert document["security"] == [{"token": []}]
+    assert "401" in document["paths"]["/v1.0/metadata"]["get"]["responses"]
+    health = document["paths"]["/v1.0/healthz"]["get"]
+    assert "401" not in health["responses"]
+    assert health["security"] == []
+
+
+def test_the_stores_that_are_served_are_part_of_the_description() -> None:
+    [store] = openapi.document(["a", "b"])["paths"]["/v1.0/state/{store}"]["parameters"]
+    assert store["schema"]["enum"] == ["a", "b"]
