@@ -87,9 +87,9 @@ def document(stores: Iterable[str] = (), *, has_token: bool = False) -> Json:
             "description": (
                 "State of Dapr's runtime, HTTP, from a kvnode cluster. `consistency` and `concurrency` are kept exactly"
                 " or refused. A failed write says in the header `x-outcome` whether it was applied: `not-applied`,"
-                " `unknown` (read the key), `partial` (see `items`). Beside what is listed, what is not HTTP is answered"
-                " with 400, a request whose line and headers are too large with 431, one that comes too slowly with 408,"
-                " and one too many with 503: none of them is begun."
+                " `unknown` (read the key), `partial` (see `items`). Beside what is listed, what is not HTTP gets 400,"
+                " a request whose line and headers are too large 431, one that comes too slowly 408, and one too many"
+                " 503: none of them is begun."
             ),
         },
         "paths": _state_paths(list(stores)) | _other_paths(),

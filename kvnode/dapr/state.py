@@ -36,6 +36,10 @@ from kvnode.dapr.settings import SEPARATOR, DaprStore, GatewaySettings
 
 PAGE_LIMIT = 50
 PAGE_LIMIT_MAX = 1000
+ITEMS_MAX = 16_384
+"""Items of one bulk call.  Each that fails is told of in the answer, and takes much more room than in the request."""
+BULK_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of the values in one answer: a request of some kilobytes can name the largest value thousands of times."""
 _NULL = RawJson("null")
 
 Request = TypeVar("Request", Save, Delete)
@@ -116,17 +120,25 @@ class StateStore:
     ) -> list[Entry | StateError | None]:
         """Return for each key, in their order, its entry, None if it is absent, or why it could not be read.
 
-        `parallelism` reads at most are under way; 0 or less: as many as the gateway allows itself.
+        `parallelism` reads at most are under way; 0 or less: as many as the gateway allows itself.  What is beyond
+        `BULK_BYTES_MAX` is left out, with an error in its place.
         """
+        _check_count(len(keys))
         names = {key: self._name(key) for key in keys}
+        read = _Bytes()
 
         async def one(key: str) -> Entry | None:
+            read.check(0)
             item = await self._store.get(names[key], consistency=consistency, timeout=self._left_s())
-            return None if item is None else _entry(key, item)
+            if item is None:
+                return None
+            read.check(len(item.raw))
+            return _entry(key, item)
 
         in_flight_max = parallelism if parallelism > 0 else IN_FLIGHT_MAX
         found = await each(names, one, in_flight_max)
-        return [self._told(Call.GET, key, found[key]) for key in keys]
+        answered = _Bytes()  # a key may stand there many times
+        return [self._told(Call.GET, key, answered.fitting(found[key])) for key in keys]
 
     async def keys(self, prefix: str = "", limit: int = PAGE_LIMIT, token: str = "") -> tuple[list[str], str]:
         """Return a page of the keys that begin with `prefix`, in order, and the token of the next page ("": none).
@@ -229,6 +241,7 @@ class StateStore:
         self, call: Call, requests: Sequence[Request], one: Callable[[str, Request], Awaitable[Done]]
     ) -> list[Done | StateError]:
         """Run `one` for each request, those of one key in order, the others beside each other."""
+        _check_count(len(requests))
         names = [self._name(request.key) for request in requests]
 
         async def numbered(number: int) -> Done:
@@ -253,6 +266,34 @@ class StateStore:
 
     def _name(self, key: str) -> str:
         return check_key(self.name, self._prefix, key, has_prefix=self._has_prefixed_keys)
+
+
+def _check_count(items: int) -> None:
+    if items > ITEMS_MAX:
+        raise errors.malformed(f"a request may have {ITEMS_MAX} items, not {items}: send several requests")
+
+
+class _Bytes:
+    """The bytes of one answer, as far as it has grown."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def check(self, size: int) -> None:
+        """Add so many bytes.  Raises kvclient.InvalidRequest if they are too many."""
+        self._count += size
+        if self._count > BULK_BYTES_MAX:
+            text = f"one answer may have {BULK_BYTES_MAX} bytes of values, and there are more: get this key alone"
+            raise kvclient.InvalidRequest(text)
+
+    def fitting(self, found: Entry | KvError | None) -> Entry | KvError | None:
+        """Return what was found, or the error in its place if it is too much."""
+        if isinstance(found, Entry):
+            try:
+                self.check(len(found.data))
+            except kvclient.InvalidRequest as error:
+                return error
+        return found
 
 
 def _waves(names: Iterable[str]) -> list[list[int]]:

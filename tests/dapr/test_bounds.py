@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from gateways import Gateway
@@ -73,6 +74,15 @@ def test_requests_beyond_the_most_are_refused_and_nothing_is_written(crowded: An
     ):
         check_overloaded(refused.status_code, refused.headers, refused.json(), code)
         assert "3 requests are under way" in refused.json()["message"]
+
+
+def test_http_and_grpc_share_the_bound(crowded: Any) -> None:
+    gateway, _ = crowded
+    with grpc.insecure_channel(gateway.grpc_address) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/dapr.proto.runtime.v1.Dapr/GetMetadata")(b"", timeout=20)
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert "3 requests are under way" in error.details()
 
 
 def test_health_is_answered_when_nothing_else_is(crowded: Any) -> None:

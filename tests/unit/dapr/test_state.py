@@ -11,10 +11,11 @@ import pytest
 import kvclient
 from kvclient import RawJson
 from kvclient.wire import messages as m
+from kvnode.dapr import state as states
 from kvnode.dapr.errors import Kind, StateError
 from kvnode.dapr.options import Delete, Save
 from kvnode.dapr.settings import DaprStore, GatewaySettings
-from kvnode.dapr.state import States, StateStore
+from kvnode.dapr.state import Entry, States, StateStore
 
 
 def settings(stores: Mapping[str, DaprStore]) -> GatewaySettings:
@@ -370,3 +371,33 @@ async def test_what_begins_after_the_callers_time_is_not_sent(cluster: Any, stor
     results = await late.save_many([Save("a", b"1"), Save("b", b"1")])
     assert all(isinstance(result, StateError) for result in results)
     assert not cluster.requests()
+
+
+# -- what one request can ask for
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+async def test_one_answer_has_no_more_bytes_than_the_most(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    monkeypatch.setattr(states, "BULK_BYTES_MAX", 1000)
+    for number in range(6):
+        await store.save(Save(f"k{number}", b"x" * 300))
+    keys = [f"k{number}" for number in range(6)] if copies == 1 else ["k0"] * 6
+    found = await store.get_many([*keys, "absent"], 1)
+    assert [isinstance(entry, Entry) for entry in found[:6]] == [True] * 3 + [False] * 3
+    assert isinstance(found[5], StateError)
+    assert "get this key alone" in found[5].message
+    assert isinstance(found[6], StateError) if copies == 1 else found[6] is None  # it was not read, or it was
+
+
+async def test_a_bulk_call_has_no_more_items_than_the_most(store: StateStore) -> None:
+    items = [f"k{number}" for number in range(states.ITEMS_MAX + 1)]
+    for work in (
+        store.get_many(items),
+        store.save_many([Save(key, b"1") for key in items]),
+        store.delete_many([Delete(key) for key in items]),
+    ):
+        error = await refused(work, Kind.MALFORMED)
+        assert "16384 items" in error.message
+    assert await store.get("k0") is None
