@@ -183,6 +183,10 @@ def test_a_planted_violation_is_found_among_good_operations(name: str) -> None:
         pytest.param([weak_wrote("a", 0, 1), read(None, 2, 3), at_rest("a", 9, "n1")], id="C1"),
         pytest.param([counted(1, 0, 1), counted(None, 2, None), at_rest(1, 9, "n1")], id="an unknown increment"),
         pytest.param([etagged(wrote("a", 0, 3), 9), etagged(wrote("b", 2, 5), 8)], id="concurrent versions"),
+        pytest.param(
+            [etagged(wrote("a", 0, 1), 9), deleted(2, 3), etagged(wrote("b", 4, 5), 8)],
+            id="the versions of a new life after a purge",
+        ),
         pytest.param([weak_wrote("a", 0, 1), weak_wrote("a", 0, 1), at_rest("a", 9, "n1")], id="a value written twice"),
         pytest.param(
             [wrote("a", 0, 1), at_rest("a", 9, "n1"), wrote("b", 10, 11), at_rest("b", 12, "n2")],
