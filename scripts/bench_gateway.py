@@ -2,8 +2,10 @@
 
 Saves and gets, strong and eventual, with 64 requests in flight, three ways in the same run: HTTP with 64 keep-alive
 connections, gRPC, and kvclient itself.  Beside them the least that the same servers can do here (`echo.py`): a bare
-Starlette application and a grpc.aio server that answer with what was sent.  Ratios are ops/s to that echo.  The load
-comes from this process, the same for an API and for its echo; client, gateway and three nodes share the machine.
+Starlette application and a grpc.aio server that answer with what was sent.  The load comes from this process, the same
+for an API and for its echo, but behind the API there are three nodes that want the same cores.  So there are two
+ratios: of ops/s, which says what this machine can do with all of them on it, and of the server's own CPU time for a
+request (echo over API), which says what the API costs beside the least that its libraries cost.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+import psutil  # type: ignore[import-untyped]
 
 import kvclient
 from kvnode import config as configuration
@@ -35,7 +38,11 @@ CHANNELS = 4
 STORE = "statestore"
 ECHO = Path(echo.__file__)
 START_TIMEOUT_S = 30.0
-HEADERS = ("workload", "way", "ops/s", "p50 ms", "p99 ms", "failed", "of its echo", "of kvclient")
+HEADERS = (
+    *("workload", "way", "ops/s", "p50 ms", "p99 ms", "failed"),
+    *("server CPU µs", "ops/s of echo", "by server CPU", "ops/s of kvclient"),
+)
+SERVICE = "/dapr.proto.runtime.v1.Dapr/"
 METHODS = {"get": "GetState", "save": "SaveState"}
 WORKLOADS = ("save strong", "save eventual", "get strong", "get eventual")
 
@@ -49,7 +56,16 @@ class Result(NamedTuple):
     ops_per_s: float
     p50_ms: float
     p99_ms: float
+    cpu_us: float
+    """CPU time of the server for one request; 0 where there is none between."""
     failed: int
+
+
+class Server(NamedTuple):
+    """A server that is measured: its port, and the process whose CPU time counts."""
+
+    port: int
+    process: psutil.Process
 
 
 class Connection(asyncio.Protocol):
@@ -97,22 +113,26 @@ class Connection(asyncio.Protocol):
 class Ways:
     """How each workload is asked for, each way, and its echo."""
 
-    def __init__(self, arguments: argparse.Namespace, http_port: int, grpc_port: int) -> None:
+    def __init__(self, arguments: argparse.Namespace, http_port: int, grpc_port: int, gateway: psutil.Process) -> None:
         self.arguments = arguments
+        self._gateway = gateway
         self.value = b'"' + b"v" * (arguments.value_bytes - 2) + b'"'
         self._ports = {"HTTP": http_port, "gRPC": grpc_port}
 
-    def key(self, number: int) -> str:
-        """Return the key of a request."""
-        return f"key{number % int(self.arguments.keys):08}"
+    def key(self, number: int, consistency: str) -> str:
+        """Return the key of a request: the first strong read of an eventually written key is a write, so each level has
+        keys of its own."""
+        return f"{consistency[:2]}{number % int(self.arguments.keys):08}"
 
     def http_request(self, workload: str, number: int) -> bytes:
         """Return the bytes of an HTTP request."""
         what, consistency = workload.split()
         if what == "get":
-            path = f"/v1.0/state/{STORE}/{self.key(number)}?consistency={consistency}"
+            path = f"/v1.0/state/{STORE}/{self.key(number, consistency)}?consistency={consistency}"
             return f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
-        head = f'[{{"key":"{self.key(number)}","options":{{"consistency":"{consistency}"}},"value":'.encode()
+        head = (
+            f'[{{"key":"{self.key(number, consistency)}","options":{{"consistency":"{consistency}"}},"value":'.encode()
+        )
         return _post(f"/v1.0/state/{STORE}", head + self.value + b"}]")
 
     def http_echo(self, workload: str, number: int) -> bytes:
@@ -126,10 +146,10 @@ class Ways:
         what, consistency = workload.split()
         level = f"CONSISTENCY_{consistency.upper()}"
         if what == "get":
-            get = runtime_pb2.GetStateRequest(store_name=STORE, key=self.key(number), consistency=level)
+            get = runtime_pb2.GetStateRequest(store_name=STORE, key=self.key(number, consistency), consistency=level)
             return get.SerializeToString()
         options = common_pb2.StateOptions(consistency=level)
-        item = common_pb2.StateItem(key=self.key(number), value=self.value, options=options)
+        item = common_pb2.StateItem(key=self.key(number, consistency), value=self.value, options=options)
         return runtime_pb2.SaveStateRequest(store_name=STORE, states=[item]).SerializeToString()
 
     @asynccontextmanager
@@ -181,38 +201,37 @@ class Ways:
         store, value = kv.store(STORE), self.value
 
         async def put(number: int) -> bool:
-            await store.put(self.key(number), value, consistency=consistency)  # type: ignore[arg-type]
+            await store.put(self.key(number, consistency), value, consistency=consistency)  # type: ignore[arg-type]
             return True
 
         async def get(number: int) -> bool:
-            return await store.get(self.key(number), consistency=consistency) is not None  # type: ignore[arg-type]
+            return await store.get(self.key(number, consistency), consistency=consistency) is not None  # type: ignore[arg-type]
 
         yield [put if what == "save" else get] * self.arguments.concurrency
 
-    async def measure(self, kv: kvclient.Kv, echoes: dict[str, int]) -> dict[tuple[str, str], Result]:
+    async def measure(self, kv: kvclient.Kv, echoes: dict[str, Server]) -> dict[tuple[str, str], Result]:
         """Measure everything once."""
         found: dict[tuple[str, str], Result] = {}
         for workload in WORKLOADS:
             async with self.direct(kv, workload) as workers:
-                found[workload, "kvclient"] = await self._run(workers)
+                found[workload, "kvclient"] = await self._run(workers, None)
             http = {
-                "HTTP": (self._ports["HTTP"], self.http_request),
+                "HTTP": (Server(self._ports["HTTP"], self._gateway), self.http_request),
                 "HTTP echo": (echoes["http"], self.http_echo),
             }
-            for way, (port, make) in http.items():
-                async with self.http(port, partial(make, workload)) as workers:
-                    found[workload, way] = await self._run(workers)
-
+            for way, (server, make) in http.items():
+                async with self.http(server.port, partial(make, workload)) as workers:
+                    found[workload, way] = await self._run(workers, server.process)
             calls = {
-                "gRPC": (self._ports["gRPC"], "/dapr.proto.runtime.v1.Dapr/" + METHODS[workload.split()[0]]),
+                "gRPC": (Server(self._ports["gRPC"], self._gateway), SERVICE + METHODS[workload.split()[0]]),
                 "gRPC echo": (echoes["grpc"], echo.METHOD),
             }
-            for way, (port, method) in calls.items():
-                async with self.grpc(port, method, partial(self.grpc_request, workload)) as workers:
-                    found[workload, way] = await self._run(workers)
+            for way, (server, method) in calls.items():
+                async with self.grpc(server.port, method, partial(self.grpc_request, workload)) as workers:
+                    found[workload, way] = await self._run(workers, server.process)
         return found
 
-    async def _run(self, workers: list[Once]) -> Result:
+    async def _run(self, workers: list[Once], server: psutil.Process | None) -> Result:
         """Run a closed loop of these workers, without its first second."""
         latencies: list[float] = []
         failed, number = 0, 0
@@ -228,10 +247,24 @@ class Ways:
                     latencies.append(time.perf_counter() - begin)
                     failed += not is_done
 
-        await asyncio.gather(*map(work, workers))
+        async def cpu() -> float:
+            await asyncio.sleep(WARM_UP_S)
+            begin_s = _cpu_s(server)
+            await asyncio.sleep(stop - time.perf_counter())
+            return _cpu_s(server) - begin_s
+
+        used_s, _ = await asyncio.gather(cpu(), asyncio.gather(*map(work, workers)))
         latencies.sort()
         p50, p99 = ((quantile(latencies, part) or 0.0) * 1e3 for part in (0.5, 0.99))
-        return Result(len(latencies) / self.arguments.seconds, p50, p99, failed)
+        cpu_us = used_s / max(len(latencies), 1) * 1e6
+        return Result(len(latencies) / self.arguments.seconds, p50, p99, cpu_us, failed)
+
+
+def _cpu_s(process: psutil.Process | None) -> float:
+    if process is None:
+        return 0.0
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _post(path: str, body: bytes) -> bytes:
@@ -240,8 +273,8 @@ def _post(path: str, body: bytes) -> bytes:
 
 
 @contextmanager
-def echoes() -> Iterator[dict[str, int]]:
-    """Run both echoes; gives their ports."""
+def echoes() -> Iterator[dict[str, Server]]:
+    """Run both echoes."""
     ports = dict(zip(("http", "grpc"), plan.free_ports(2), strict=True))
     started = [subprocess.Popen([sys.executable, str(ECHO), kind, str(port)]) for kind, port in ports.items()]
     try:
@@ -251,7 +284,8 @@ def echoes() -> Iterator[dict[str, int]]:
                 if time.monotonic() > give_up:
                     raise TimeoutError(f"the echo on port {port} did not start within {START_TIMEOUT_S:g} s")
                 time.sleep(0.05)
-        yield ports
+        processes = map(psutil.Process, (process.pid for process in started))
+        yield dict(zip(ports, map(Server, ports.values(), processes), strict=True))
     finally:
         for process in started:
             process.kill()
@@ -272,10 +306,14 @@ async def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> 
     with tempfile.TemporaryDirectory(prefix="kvnode-bench-") as directory, echoes() as ports:
         config = plan.on_free_ports(configuration.local(3, directory))
         with detached.cluster(config, with_gateway=True) as state:
-            ways = Ways(arguments, config.gateway.http_port, config.gateway.grpc_port)
+            assert state.gateway is not None
+            gateway = psutil.Process(state.gateway.pid)
+            ways = Ways(arguments, config.gateway.http_port, config.gateway.grpc_port, gateway)
             async with kvclient.connect([node.address for node in state.nodes], timeout=10) as kv:
-                store = kv.store(STORE, consistency="strong")
-                await fill(map(ways.key, range(arguments.keys)), lambda key: store.put(key, ways.value))
+                store = kv.store(STORE)
+                for level in ("strong", "eventual"):
+                    keys = (ways.key(number, level) for number in range(arguments.keys))
+                    await fill(keys, partial(store.put, value=ways.value, consistency=level))
                 for repetition in range(arguments.repeat):
                     for name, result in (await ways.measure(kv, ports)).items():
                         found.setdefault(name, []).append(result)
@@ -284,18 +322,19 @@ async def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> 
 
 
 def _median(results: list[Result]) -> Result:
-    ops_per_s, p50_ms, p99_ms = (
-        statistics.median(column) for column in zip(*(result[:3] for result in results), strict=True)
+    ops_per_s, p50_ms, p99_ms, cpu_us = (
+        statistics.median(column) for column in zip(*(result[:4] for result in results), strict=True)
     )
-    return Result(ops_per_s, p50_ms, p99_ms, sum(result.failed for result in results))
+    return Result(ops_per_s, p50_ms, p99_ms, cpu_us, sum(result.failed for result in results))
 
 
-def ratios(found: dict[tuple[str, str], Result], workload: str, way: str) -> tuple[float | None, float | None]:
-    """Return how an API compares with its echo and with kvclient; None where there is nothing to compare."""
+def ratios(found: dict[tuple[str, str], Result], workload: str, way: str) -> tuple[float | None, ...]:
+    """Return how an API compares with its echo (ops/s, then CPU) and with kvclient; None: nothing to compare."""
     if way not in ("HTTP", "gRPC"):
-        return None, None
-    ours = found[workload, way].ops_per_s
-    return ours / found[workload, f"{way} echo"].ops_per_s, ours / found[workload, "kvclient"].ops_per_s
+        return None, None, None
+    ours, least = found[workload, way], found[workload, f"{way} echo"]
+    by_cpu = least.cpu_us / ours.cpu_us if ours.cpu_us else None
+    return ours.ops_per_s / least.ops_per_s, by_cpu, ours.ops_per_s / found[workload, "kvclient"].ops_per_s
 
 
 def rows(found: dict[tuple[str, str], Result]) -> list[tuple[object, ...]]:
@@ -304,14 +343,16 @@ def rows(found: dict[tuple[str, str], Result]) -> list[tuple[object, ...]]:
     for (workload, way), result in found.items():
         parts = ("-" if part is None else f"{part:.2f}" for part in ratios(found, workload, way))
         times = (f"{ms:.2f}" for ms in (result.p50_ms, result.p99_ms))
-        made.append((workload, way, f"{result.ops_per_s:,.0f}", *times, result.failed, *parts))
+        cpu = f"{result.cpu_us:.0f}" if result.cpu_us else "-"
+        made.append((workload, way, f"{result.ops_per_s:,.0f}", *times, result.failed, cpu, *parts))
     return made
 
 
 def facts(found: dict[tuple[str, str], Result]) -> list[dict[str, Any]]:
     """Return everything for machines."""
-    return [
-        {"workload": workload, "way": way, **result._asdict(),
-         **dict(zip(("ratio_to_echo", "ratio_to_kvclient"), ratios(found, workload, way), strict=True))}
-        for (workload, way), result in found.items()
-    ]  # fmt: skip
+    names = ("ratio_to_echo", "ratio_to_echo_by_cpu", "ratio_to_kvclient")
+    made = []
+    for (workload, way), result in found.items():
+        parts = dict(zip(names, ratios(found, workload, way), strict=True))
+        made.append({"workload": workload, "way": way, **result._asdict(), **parts})
+    return made
