@@ -1,7 +1,8 @@
 """The replica: answers prepares, accepts, commits, reads and entries for the keys that this node holds.
 
 Decides: when an answer may leave (R6: nothing is shown before it is durable; R45), and what is refused before a rule is
-asked (another epoch, a full disk).  Leaves to others: the rules (`core.register`), rows and syncs (the engine), links.
+asked (another epoch, a full disk: `room`).  Leaves to others: the rules (`core.register`), rows and syncs (the engine),
+links.
 
 Every handler takes the link that a message came over and the message, changes one register without waiting, and answers
 over the same link: at once if nothing had to be written, else when the row's group is on disk.  The coordinator of this
@@ -25,6 +26,7 @@ from kvnode.service.age import Age
 from kvnode.service.ceilings import Ceilings
 from kvnode.service.exchange import Link
 from kvnode.service.registers import CachedRegister, Registers, is_mortal
+from kvnode.service.room import Room
 from kvnode.service.states import (
     KEY_BYTES_MIN,
     RECORD_FIELDS,
@@ -34,9 +36,6 @@ from kvnode.service.states import (
     promise_message,
 )
 from kvnode.storage.engine import Engine
-
-BACKLOG_BYTES_MAX = 64 * 1024 * 1024
-"""Bytes waiting for the disk before writes are refused: at 100 MB/s, more than half a second of work."""
 
 _LATE_MS = 1000
 """An eventual write that is younger is not even asked whether it is stale."""
@@ -76,6 +75,7 @@ class Replica:
         unsynced_stores: Collection[bytes],
     ) -> None:
         self._engine = engine
+        self._room = Room(engine)
         self._registers = registers
         self._ceilings = ceilings
         self.age = age
@@ -117,7 +117,7 @@ class Replica:
         """R9, R11: promise, and show everything durable; a promise below the ceiling needs no sync."""
         _, number, epoch, key, ballot = message
         check_ballot(key, ballot)
-        if epoch != self._epoch or self.is_clogged:
+        if epoch != self._epoch or (self.is_clogged and not self._may_bury(key)):
             self.refuse(link, number, epoch)
             return
         register = self._registers.get(key)
@@ -140,7 +140,7 @@ class Replica:
         """R10: accept, and acknowledge once it is durable.  A commit that rides along is done first, and stands."""
         _, number, epoch, key, ballot, body, window, base, following, commit = message
         check_ballot(key, ballot)
-        if epoch != self._epoch or self.is_clogged:
+        if epoch != self._epoch or (self.is_clogged and (len(body) != BODY_HEADER_BYTES or not self._may_bury(key))):
             self.refuse(link, number, epoch)
             return
         if len(body) < BODY_HEADER_BYTES or following <= ballot or len(following) != BALLOT_BYTES:
@@ -345,6 +345,17 @@ class Replica:
             self.refuse(link, number, epoch)
         return not is_refused
 
+    def takes_removal(self, link: Link, number: int, epoch: int) -> bool:
+        """Return whether a step of a purge may be done now, which a full disk allows within its reserve; if not, it has
+        been refused."""
+        is_taken = epoch == self._epoch and self._room.may_free
+        if not is_taken:
+            self.refuse(link, number, epoch)
+        return is_taken
+
+    def _may_bury(self, key: bytes) -> bool:
+        return self._room.may_bury(self._registers.get(key).image, self._clock.wall_ms())
+
     def answer(self, register: CachedRegister, link: Link, reply: Message, *, is_changed: bool) -> None:
         """Answer once what the register holds is durable; `is_changed`: it is in no row yet."""
         if is_changed:
@@ -354,18 +365,15 @@ class Replica:
 
     @property
     def is_clogged(self) -> bool:
-        """True while the disk cannot take more: full up to its reserve, or too far behind."""
-        engine = self._engine
-        return engine.backlog_bytes > BACKLOG_BYTES_MAX or not engine.writable
+        """True while the disk cannot take more."""
+        return self._room.is_clogged
 
     def refuse(self, link: Link, number: int, epoch: int) -> None:
         """Answer REFUSED: nothing was changed, and nothing will be."""
         if epoch != self._epoch:
             reason = ("stale-epoch", f"the ring's epoch here is {self._epoch}, not {epoch}")
-        elif not self._engine.writable:
-            reason = ("overloaded", "the disk is full up to its reserve (disk_reserve_bytes)")
         else:
-            reason = ("overloaded", f"{BACKLOG_BYTES_MAX} bytes wait for the disk already")
+            reason = ("overloaded", self._room.reason())
         link.send((m.REFUSED, number, *reason))
 
     def _put(self, key: bytes, register: CachedRegister, link: Link, reply: Message) -> None:

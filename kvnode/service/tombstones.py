@@ -127,7 +127,7 @@ class Tombstones:
         _, number, epoch, key, ballot = message
         check_ballot(key, ballot)
         self._charge(_STEP_BYTES)
-        return self._replica.takes(link, number, epoch)
+        return self._replica.takes_removal(link, number, epoch)
 
     def _answer(self, link: Link, number: int, register: CachedRegister, verdict: Verdict) -> None:
         anchored_ms = register.image.anchored_ms

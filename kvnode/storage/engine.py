@@ -55,6 +55,10 @@ class Engine(Protocol):
         """False while free space is below the reserve: put nothing but what frees space; reads go on."""
 
     @property
+    def has_reserve(self) -> bool:
+        """False while less than half of the reserve is free: put nothing at all, the rest is for log and files."""
+
+    @property
     def syncs(self) -> int:
         """Number of completed syncs since start."""
 

@@ -65,6 +65,7 @@ class MemoryEngine:
     ) -> None:
         self.disk = disk or MemoryDisk()
         self.writable = True
+        self.has_reserve = True
         self.syncs = 0
         self.sync_error: BaseException | None = None
         """Set it to let the next group fail."""

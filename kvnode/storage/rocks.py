@@ -146,6 +146,11 @@ class RocksEngine:
         return self._is_writable
 
     @property
+    def has_reserve(self) -> bool:
+        """False while less than half of the reserve is free."""
+        return self._is_writable or self._free_bytes() * 2 >= self._reserve_bytes
+
+    @property
     def backlog_bytes(self) -> int:
         """Bytes of rows that were put and are not complete.  Nothing is refused here: refuse requests by this."""
         return self._groups.backlog_bytes
@@ -288,11 +293,15 @@ class RocksEngine:
         self._jobs.put((batch, group.sync))
 
     def _has_space(self) -> bool:
+        return self._free_bytes() >= self._reserve_bytes
+
+    def _free_bytes(self) -> int:
+        """Return how much more the disk takes; -1 if it does not say."""
         try:
             facts = os.statvfs(self.path)
         except OSError:
-            return False
-        return facts.f_bavail * facts.f_frsize >= self._reserve_bytes
+            return -1
+        return facts.f_bavail * facts.f_frsize
 
     def _on_failure(self, error: BaseException) -> None:
         failure = StorageError(f"writing to {self.path} failed, so this node stops: {error}")

@@ -239,6 +239,46 @@ def test_a_proposal_of_unknown_fate_is_decided_first() -> None:
     assert (value is None) == absent_everywhere(world)
 
 
+def fill(world: World, *indexes: int, has_reserve: bool = True) -> None:
+    for index in indexes:
+        world.hosts[index].engine.writable = False
+        world.hosts[index].engine.has_reserve = has_reserve
+
+
+@pytest.mark.parametrize("full", [1, 3])
+@pytest.mark.parametrize("how", ["deleted", "eventual", "expired"])
+def test_a_full_disk_is_freed_of_what_is_gone(full: int, how: str) -> None:
+    """4a, R35: below the reserve writes are refused, and the rounds and steps of a purge go on."""
+    world, a, b, c = mourning(deleted=how == "deleted", put_first=how == "deleted")
+    if how == "eventual":
+        world.write("k", b"v", a)
+        settle(world)
+        world.write("k", None, b)
+    elif how == "expired":
+        put(world, b"v", a, ttl_ms=30_000, timeout_ms=100)
+    settle(world)
+    fill(world, *(c, b, a)[:full])
+    if full == 3:
+        refused = finished(world, world.put("k", b"new", a, timeout_ms=100))
+        assert (refused.code, refused.outcome) == ("overloaded", "not applied")
+    world.run(WINDOW_S + 2 * GRACE_S + 40.0)
+    assert absent_everywhere(world)
+    world.invariants()
+
+
+def test_half_of_the_reserve_is_for_nobody() -> None:
+    world, a, b, c = mourning()
+    world.run(WINDOW_S + 20.0)
+    fill(world, b, has_reserve=False)
+    world.run(3 * GRACE_S)
+    assert not removed_at(world, b)
+    assert tombstones(world, a)["waits_for"] == {world.config.nodes[b].id: 1}
+    fill(world, b)
+    world.run(20.0)
+    assert absent_everywhere(world)
+    assert b != c
+
+
 def test_without_budget_nothing_is_purged() -> None:
     world, a, _b, _c = mourning()
     world.hosts[a].node.upkeep.purge.take = lambda cost: False

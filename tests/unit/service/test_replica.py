@@ -8,7 +8,7 @@ from world import World
 
 from kvclient.wire import messages as m
 from kvnode.net.listener import CLIENT_SHAPES, NODE_SHAPES
-from kvnode.service import replica
+from kvnode.service import room
 
 
 def test_every_kind_that_a_link_lets_through_has_a_handler() -> None:
@@ -25,7 +25,7 @@ def test_a_repair_is_dropped_while_the_disk_is_too_far_behind(monkeypatch: pytes
     with apart(world, c):
         put(world, bytes(2000), a)
         settle(world)
-    monkeypatch.setattr(replica, "BACKLOG_BYTES_MAX", 1000)
+    monkeypatch.setattr(room, "BACKLOG_BYTES_MAX", 1000)
     world.hold_disk(c)
     world.hosts[c].engine.put_meta("filler", bytes(2000), sync=True, then=None)
     backlog_bytes = world.hosts[c].engine.backlog_bytes

@@ -323,6 +323,12 @@ async def test_below_the_reserve_the_disk_counts_as_full_until_there_is_space_ag
     engine.put(key(1), image(1), sync=True, then=done.set)
     await done.wait()
     assert not engine.writable
+    assert not engine.has_reserve
     assert engine.load(key(1)) == image(1)
+    free.f_bavail = 499
+    assert not engine.has_reserve
+    free.f_bavail = 500
+    assert engine.has_reserve, "what frees space has half of the reserve"
+    assert not engine.writable
     free.f_bavail = 1000
     assert engine.writable
