@@ -183,7 +183,7 @@ async def serving(runtime: Runtime, settings: GatewaySettings, admission: Admiss
     try:
         port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
     except RuntimeError as error:
-        reason = f"cannot listen on {host}:{settings.grpc_port}: {error}: choose another address"
+        reason = f"cannot listen on {host}:{settings.grpc_port}: it is in use, or not of this machine: choose another"
         raise kvclient.ConfigError(reason) from error
     try:
         await server.start()

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -108,6 +109,15 @@ def test_an_address_in_use_is_one_sentence(gateway: Any, settings: Any) -> None:
     port = int(gateway.address.rsplit(":", 1)[1])
     with pytest.raises(kvclient.ConfigError, match=f"cannot listen on 127.0.0.1:{port}: "):
         asyncio.run(process.serve(replace(settings, http_port=port), asyncio.Event(), lambda *addresses: None))
+
+
+def test_an_answer_waits_for_no_receipt_of_its_first_half() -> None:
+    with (
+        process._listen("127.0.0.1", 0)[0] as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 PROGRAM = """
@@ -223,3 +233,62 @@ def test_one_of_many_racing_writers_wins_each_etag(gateway: Any, key: str) -> No
             assert read.json() == winner
             assert read.headers["etag"] == answers[winner].headers["etag"]
             etag = read.headers["etag"]
+
+
+def test_it_outlives_its_cluster_and_ends_with_every_answer_true(tmp_path: Path) -> None:
+    writers = Writers()
+    with run_cluster(tmp_path / "cluster") as cluster:
+        with run_gateway(settings_of(cluster)) as gateway, httpx.Client(base_url=gateway.url, timeout=30) as http:
+            for node in ("n1", "n2", "n3"):
+                cluster.tell("kill", node)
+            refused = http.post("/v1.0/state/strong", json=[{"key": "k", "value": 1}])
+            assert (*code(refused), refused.headers["x-outcome"]) == (503, "ERR_STATE_SAVE", "not-applied")
+            for node in ("n1", "n2", "n3"):
+                cluster.tell("restart", node)
+            wait_until(http, 204)
+            writers.start(gateway.url)
+        writers.join()  # the gateway has stopped under them
+        with run_gateway(settings_of(cluster)) as gateway, httpx.Client(base_url=gateway.url, timeout=30) as http:
+            for answered, refused_ones in zip(writers.answered, writers.refused, strict=True):
+                assert http.get(f"/v1.0/state/strong/{answered}").status_code == 200
+                for key in refused_ones:
+                    assert http.get(f"/v1.0/state/strong/{key}").status_code == 204
+
+
+class Writers:
+    """Threads that save one key after the other until they cannot."""
+
+    def __init__(self) -> None:
+        self.answered: list[str] = [""] * 8
+        """The last key of each that was saved."""
+        self.refused: list[list[str]] = [[] for _ in range(8)]
+        """Keys of which the gateway has not heard."""
+        self._threads: list[threading.Thread] = []
+
+    def start(self, url: str) -> None:
+        """Start, and wait until each has saved a few."""
+        self._threads = [threading.Thread(target=self._write, args=(url, number)) for number in range(8)]
+        for thread in self._threads:
+            thread.start()
+        deadline_s = time.monotonic() + 60
+        while not all(key > f"{number}-0003" for number, key in enumerate(self.answered)):
+            assert time.monotonic() < deadline_s, self.answered
+            time.sleep(0.01)
+
+    def join(self) -> None:
+        """Wait until none can save any more."""
+        for thread in self._threads:
+            thread.join()
+
+    def _write(self, url: str, number: int) -> None:
+        with httpx.Client(base_url=url, timeout=30) as http:
+            for count in range(10_000):
+                key = f"{number}-{count:04}"
+                try:
+                    assert http.post("/v1.0/state/strong", json=[{"key": key, "value": 1}]).status_code == 204
+                except httpx.ConnectError:
+                    self.refused[number].append(key)
+                    return
+                except httpx.TransportError:  # it was closed while the request was on its way: nobody knows
+                    return
+                self.answered[number] = key
