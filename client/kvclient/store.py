@@ -42,16 +42,7 @@ from kvclient.options import (
 from kvclient.routing import Router, Table
 from kvclient.session import OperationId
 from kvclient.updating import Update
-from kvclient.wire.messages import (
-    CHECK_NONE,
-    DELETE,
-    EXPLAIN,
-    GET,
-    ITEM,
-    PUT,
-    RESULT,
-    TRANSACT,
-)
+from kvclient.wire.messages import CHECK_NONE, DELETE, EXPLAIN, GET, ITEM, PUT, RESULT, TRANSACT
 from kvclient.wire.values import KEY_BYTES_MAX, Version, body_version, version_stamp_ms
 
 
@@ -147,7 +138,6 @@ class Store:
 
         `timeout` is for each key.  No order or common moment among the reads.
         """
-
         if isinstance(keys, str | bytes):
             raise InvalidRequest(f"get_many takes several keys, not {keys!r:.80}: give a list, or call get")
 
@@ -354,6 +344,10 @@ class Store:
         return item if packed.last else None
 
     # -- arguments
+
+    def check_value(self, value: Any) -> None:
+        """Raise InvalidRequest for a value that the cluster would not take."""
+        self._encode(value)
 
     def _row_name(self, key: str) -> bytes:
         if self._table is not self._router.table:

@@ -33,7 +33,8 @@ class Admission:
         """Return why a request that is under way cannot have `size` bytes more, or ""."""
         if self.bytes_held + size > self.bounds.bodies_bytes_max:
             return (
-                f"the requests under way hold {self.bytes_held} bytes, as many as this process takes: try again later"
+                f"the requests under way hold {self.bytes_held} bytes, as many as this process takes: try again later,"
+                " or ask for less at once"
             )
         return ""
 
@@ -41,3 +42,25 @@ class Admission:
 def overloaded(why: str, call: Call | None) -> StateError:
     """What the caller of a refused request is told."""
     return StateError(Kind.UNAVAILABLE, why, call=call, retry_after_s=RETRY_AFTER_S)
+
+
+class Held:
+    """The bytes that one request holds, until it lets go of them."""
+
+    __slots__ = ("_admission", "_size")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._size = 0
+
+    def add(self, size: int, call: Call | None) -> None:
+        """Hold so many bytes more.  Raises StateError, for the caller of `call`, if there is no room."""
+        if why := self._admission.lack(size):
+            raise overloaded(why, call)
+        self._admission.bytes_held += size
+        self._size += size
+
+    def let_go(self) -> None:
+        """Let go of all of them."""
+        self._admission.bytes_held -= self._size
+        self._size = 0

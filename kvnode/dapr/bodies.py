@@ -21,6 +21,7 @@ from kvclient import InvalidRequest, RawJson
 from kvclient.content import raw_json_at
 from kvnode.dapr import errors
 from kvnode.dapr.errors import StateError
+from kvnode.dapr.options import ITEMS_MAX
 
 _NULL = RawJson("null")
 _NOTHING: Mapping[str, str] = {}
@@ -208,6 +209,8 @@ def _array(text: str, at: int, element: Reader) -> tuple[list[Any] | None, int]:
     while True:
         read, at = element(text, at)
         elements.append(read)
+        if len(elements) > ITEMS_MAX:
+            raise errors.malformed(f"the body has more than {ITEMS_MAX} items: send several requests")
         mark = _mark(text, at)
         if mark is None or mark[1] == "}":
             raise _wrong(text, at, "',' or ']'")

@@ -164,12 +164,14 @@ class Component:
     async def bulk_get(self, request: components_pb2.BulkGetRequest, caller: Caller) -> components_pb2.BulkGetResponse:
         """Items stand in the order of the request; what could not be read has an error in its place."""
         store = self._store(caller)
+        options.check_count(len(request.items))
         reads = [(item.key, _consistency(item)) for item in request.items]
         found: dict[int, Entry | StateError | None] = {}
         for consistency in {said for _, said in reads}:
             numbers = [number for number, (_, said) in enumerate(reads) if said == consistency]
             keys = [reads[number][0] for number in numbers]
-            found |= zip(numbers, await store.get_many(keys, request.options.parallelism, consistency), strict=True)
+            entries = await store.get_many(keys, request.options.parallelism, consistency, caller.read.add)
+            found |= zip(numbers, entries, strict=True)
         items = []
         for number, (key, _) in enumerate(reads):
             entry = found[number]
@@ -186,6 +188,7 @@ class Component:
     async def bulk_set(self, request: components_pb2.BulkSetRequest, caller: Caller) -> components_pb2.BulkSetResponse:
         """Each item is a write of its own."""
         store = self._store(caller)
+        options.check_count(len(request.items))
         await messages.save_all(store, [_save(item, store) for item in request.items])
         return components_pb2.BulkSetResponse()
 
@@ -193,6 +196,7 @@ class Component:
         self, request: components_pb2.BulkDeleteRequest, caller: Caller
     ) -> components_pb2.BulkDeleteResponse:
         """Each item is a delete of its own."""
+        options.check_count(len(request.items))
         deletes = [messages.delete_of(item, consistency=_unsaid(item.metadata)) for item in request.items]
         await messages.delete_all(self._store(caller), deletes)
         return components_pb2.BulkDeleteResponse()

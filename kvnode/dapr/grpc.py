@@ -86,7 +86,7 @@ class Runtime:
         """Items stand in the order of the request; what could not be read has an error in its place."""
         store = self._store(request.store_name, caller)
         consistency = options.consistency_of(request.metadata.get("consistency"))
-        found = await store.get_many(request.keys, request.parallelism, consistency)
+        found = await store.get_many(request.keys, request.parallelism, consistency, caller.read.add)
         items = []
         for key, entry in zip(request.keys, found, strict=True):
             item = runtime_pb2.BulkStateItem(key=key)
@@ -101,6 +101,7 @@ class Runtime:
     async def save_state(self, request: runtime_pb2.SaveStateRequest, caller: Caller) -> Empty:
         """Each item is a write of its own, but a malformed one refuses the call before anything is written."""
         store = self._store(request.store_name, caller)
+        options.check_count(len(request.states))
         saves = [messages.save_of(item, Call.SAVE, store.name) for item in request.states]
         await messages.save_all(store, saves)
         return Empty()
@@ -114,6 +115,7 @@ class Runtime:
     async def delete_bulk_state(self, request: runtime_pb2.DeleteBulkStateRequest, caller: Caller) -> Empty:
         """Each item is a delete of its own."""
         store = self._store(request.store_name, caller)
+        options.check_count(len(request.states))
         await messages.delete_all(store, [messages.delete_of(item) for item in request.states])
         return Empty()
 
@@ -122,6 +124,7 @@ class Runtime:
     ) -> Empty:
         """All or nothing, on one key."""
         store = self._store(request.storeName, caller)
+        options.check_count(len(request.operations))
         operations = [_operation(operation, store) for operation in request.operations]
         await store.transact(operations)
         return Empty()

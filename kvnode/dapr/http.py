@@ -20,18 +20,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kvnode.dapr import answers, bodies, errors
 from kvnode.dapr.about import About
-from kvnode.dapr.admission import Admission, overloaded
+from kvnode.dapr.admission import Admission
 from kvnode.dapr.answers import NO_CONTENT, Answer
 from kvnode.dapr.bodies import Item
 from kvnode.dapr.errors import Call, StateError
 from kvnode.dapr.health import Quorums
 from kvnode.dapr.options import Delete, Operation, Said, Save, ttl_of
 from kvnode.dapr.paths import decoded, parts_of, query_of
+from kvnode.dapr.request import SAID_NOTHING, ClientGone, Request, TooLarge
 from kvnode.dapr.settings import GatewaySettings
 from kvnode.dapr.state import PAGE_LIMIT, States, StateStore
 
 BINARY = b"application/octet-stream"
-METADATA = "metadata."
 SMALL_ANSWER_BYTES = 64 * 1024
 """Answers up to this size are not counted: a connection's buffers may hold as much anyway."""
 _HEADERS = frozenset({
@@ -46,98 +46,6 @@ NO_ROUTE = answers.of_code(
 )
 
 _log = logging.getLogger("kvnode.dapr")
-
-
-class ClientGone(Exception):
-    """The client closed its connection before it had sent the whole request."""
-
-
-class TooLarge(Exception):
-    """The body has more bytes than are taken; it was not read to its end."""
-
-
-class Request:
-    """One request, and what it holds of the process."""
-
-    __slots__ = ("_admission", "_bytes_held", "_is_admitted", "_receive", "call", "headers", "query", "scope")
-
-    def __init__(self, scope: Scope, receive: Receive, admission: Admission) -> None:
-        self.scope = scope
-        self.headers: dict[bytes, bytes] = {}
-        self.query: Mapping[str, str] = {}
-        self.call: Call | None = None
-        """As what its failures are reported."""
-        self._receive = receive
-        self._admission = admission
-        self._is_admitted = False
-        self._bytes_held = 0
-
-    def admit(self) -> None:
-        """Count as under way until `release`.  Raises StateError if there is no room."""
-        if refusal := self._admission.refusal(0):
-            raise overloaded(refusal, self.call)
-        self._admission.calls += 1
-        self._is_admitted = True
-
-    def hold(self, size: int) -> None:
-        """Count so many bytes more until `release`.  Raises StateError if there is no room."""
-        if refusal := self._admission.lack(size):
-            raise overloaded(refusal, self.call)
-        self._admission.bytes_held += size
-        self._bytes_held += size
-
-    def release(self) -> None:
-        """Count no longer."""
-        if self._is_admitted:
-            self._admission.calls -= 1
-            self._admission.bytes_held -= self._bytes_held
-
-    def header(self, name: bytes) -> str:
-        """Return a header as text, "" if it is not there."""
-        return self.headers.get(name, b"").decode("latin-1")
-
-    def etag(self) -> str:
-        """Return the ETag of `If-Match`: bare, as Dapr's users send it, or in quotes, as HTTP has it."""
-        etag = self.header(b"if-match")
-        return etag[1:-1] if len(etag) > 1 and etag[0] == etag[-1] == '"' else etag
-
-    def said(self) -> Said:
-        """Return what the request says for everything in it."""
-        query, headers = self.query, self.headers
-        if not query and b"consistency" not in headers and b"concurrency" not in headers:
-            return _SAID_NOTHING
-        return Said(
-            query.get("consistency", ""),
-            query.get("concurrency", ""),
-            self.header(b"consistency"),
-            self.header(b"concurrency"),
-            {name[len(METADATA) :]: text for name, text in query.items() if name.startswith(METADATA)},
-        )
-
-    async def body(self) -> bytes:
-        """Return the whole body.  Raises TooLarge, ClientGone, StateError if there is no room for it."""
-        most = self._admission.bounds.body_bytes_max
-        if int(self.headers.get(b"content-length", b"0")) > most:
-            raise TooLarge
-        message = await self._receive()
-        body: bytes = message.get("body", b"")
-        self.hold(len(body))
-        if not message.get("more_body") and message["type"] == "http.request" and len(body) <= most:
-            return body
-        chunks, size = [body], len(body)
-        while size <= most and message["type"] == "http.request" and message.get("more_body"):
-            message = await self._receive()
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            self.hold(len(chunks[-1]))
-        if message["type"] != "http.request":
-            raise ClientGone
-        if size > most:
-            raise TooLarge
-        return b"".join(chunks)
-
-
-_SAID_NOTHING = Said()
 
 
 class _Route(NamedTuple):
@@ -278,7 +186,10 @@ class Api:
     async def _bulk_get(self, request: Request, store: StateStore, key: str) -> Answer:
         said, asked = request.said(), bodies.bulk_get_of(await request.body())
         consistency = said.consistency_of(said.over(asked.metadata))
-        return answers.of_entries(asked.keys, await store.get_many(asked.keys, asked.parallelism, consistency))
+        entries = await store.get_many(asked.keys, asked.parallelism, consistency, request.read.add)
+        answer = answers.of_entries(asked.keys, entries)
+        request.read.let_go()  # `_told` counts the answer
+        return answer
 
     async def _list(self, request: Request, store: StateStore, key: str) -> Answer:
         query = request.query
@@ -369,7 +280,7 @@ class Api:
 
 def _save_of(item: Item, said: Said, store: str, call: Call) -> Save:
     key, value, etag, metadata, concurrency, consistency = item
-    if said is _SAID_NOTHING and not metadata and not concurrency and not consistency:
+    if said is SAID_NOTHING and not metadata and not concurrency and not consistency:
         return Save(key, value, etag)
     metadata = said.over(metadata)
     return Save(

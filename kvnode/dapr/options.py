@@ -18,6 +18,9 @@ from kvnode.dapr import errors
 from kvnode.dapr.errors import Call, Kind
 from kvnode.dapr.settings import SEPARATOR
 
+ITEMS_MAX = 16_384
+"""Items of one bulk call.  To read very many tiny ones takes so long that others would wait; and each that fails is
+told of in the answer, and takes much more room there than in the request."""
 TTL_S_MAX = 2**31 - 1
 TTL_NAME = "ttlInSeconds"
 JSON_TYPE = "application/json"
@@ -108,6 +111,12 @@ def value_of(data: bytes, content_type: str) -> bytes | RawJson:
         return RawJson(data.decode())
     except UnicodeDecodeError as error:
         raise errors.malformed(f"a value of content type {JSON_TYPE} is not UTF-8: {error}") from error
+
+
+def check_count(items: int) -> None:
+    """Raise StateError if a call has too many items."""
+    if items > ITEMS_MAX:
+        raise errors.malformed(f"a request may have {ITEMS_MAX} items, not {items}: send several requests")
 
 
 def check_key(store: str, prefix: str, key: str, *, has_prefix: bool = False) -> str:

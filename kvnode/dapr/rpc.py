@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from kvnode.dapr import errors
-from kvnode.dapr.admission import Admission, overloaded
+from kvnode.dapr.admission import Admission, Held, overloaded
 from kvnode.dapr.errors import Call, Kind, StateError
 from kvnode.dapr.protos import pool
 from kvnode.dapr.settings import Bounds
@@ -69,6 +69,8 @@ class Caller(NamedTuple):
     """Seconds that the cluster may take, or None if the caller does not say."""
     metadata: Mapping[str, str]
     """The first value of each name."""
+    read: Held
+    """What was read for its answer."""
 
 
 Behaviour = Callable[[Any, Caller], Awaitable[Message]]
@@ -119,7 +121,7 @@ class Service(grpc.GenericRpcHandler):
 
     def _handler(self, request_class: type[Message], route: Route) -> grpc.RpcMethodHandler[Any, Any]:
         async def run(raw: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-            caller = _caller(context)
+            caller = _caller(context, self._admission)
             try:
                 self._check_token(caller)
                 if refusal := self._admission.refusal(len(raw)):
@@ -128,9 +130,11 @@ class Service(grpc.GenericRpcHandler):
                 self._admission.bytes_held += len(raw)
                 try:
                     answer = (await route.behaviour(_parsed(request_class, raw), caller)).SerializeToString()
+                    caller.read.let_go()
                     self._hold(len(answer), route, context)
                     return answer
                 finally:
+                    caller.read.let_go()
                     self._admission.calls -= 1
                     self._admission.bytes_held -= len(raw)
             except _Unauthenticated as error:
@@ -160,7 +164,7 @@ class Service(grpc.GenericRpcHandler):
     def _refusing(self, call: str) -> Any:
         async def run(_: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
             try:
-                self._check_token(_caller(context))
+                self._check_token(_caller(context, self._admission))
                 info = error_info("UNIMPLEMENTED", {})
                 fault = Fault(grpc.StatusCode.UNIMPLEMENTED, cut(f"{call:.200}: {self._elsewhere}"), info)
             except _Unauthenticated as error:
@@ -253,12 +257,12 @@ def _parsed(request_class: type[Message], raw: bytes) -> Message:
         raise errors.malformed(f"the message is not a {request_class.DESCRIPTOR.name}: {error}") from error
 
 
-def _caller(context: grpc.aio.ServicerContext[Any, Any]) -> Caller:
+def _caller(context: grpc.aio.ServicerContext[Any, Any], admission: Admission) -> Caller:
     left_s: float | None = context.time_remaining()
     metadata: dict[str, str] = {}
     for name, value in context.invocation_metadata() or ():
         metadata.setdefault(name, value if isinstance(value, str) else value.decode("latin-1"))
-    return Caller(None if left_s is None else _usable_s(left_s), metadata)
+    return Caller(None if left_s is None else _usable_s(left_s), metadata, Held(admission))
 
 
 def _usable_s(left_s: float) -> float:

@@ -21,7 +21,7 @@ import asyncio
 import base64
 import binascii
 import copy
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
@@ -31,19 +31,21 @@ from kvclient.many import IN_FLIGHT_MAX, each
 from kvclient.transaction import OPERATIONS_MAX
 from kvnode.dapr import errors
 from kvnode.dapr.errors import Call, StateError
-from kvnode.dapr.options import Delete, Operation, Save, check_key
+from kvnode.dapr.options import Delete, Operation, Save, check_count, check_key
 from kvnode.dapr.settings import SEPARATOR, DaprStore, GatewaySettings
 
 PAGE_LIMIT = 50
 PAGE_LIMIT_MAX = 1000
-ITEMS_MAX = 16_384
-"""Items of one bulk call.  Each that fails is told of in the answer, and takes much more room than in the request."""
 BULK_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of the values in one answer: a request of some kilobytes can name the largest value thousands of times."""
+BULK_S_MAX = 30.0
+"""Seconds after which a bulk call begins no further item, if its caller does not say how long it waits."""
 _NULL = RawJson("null")
 
 Request = TypeVar("Request", Save, Delete)
 Done = TypeVar("Done")
+Hold = Callable[[int, Call], None]
+"""Holds so many bytes for a call; raises StateError if there is no room."""
 
 
 class Entry(NamedTuple):
@@ -91,6 +93,7 @@ class StateStore:
         self._prefix = settings.key_prefix
         self._has_prefixed_keys = has_prefixed_keys
         self._ends_at_s: float | None = None
+        self._begins_until_s: float | None = None
 
     def within(self, timeout_s: float | None) -> StateStore:
         """Return this store for one request of a caller who waits `timeout_s` seconds at most, from now.
@@ -116,27 +119,36 @@ class StateStore:
             raise errors.failed(Call.GET, self.name, key, error) from error
 
     async def get_many(
-        self, keys: Sequence[str], parallelism: int = 0, consistency: Consistency | None = None
+        self,
+        keys: Sequence[str],
+        parallelism: int = 0,
+        consistency: Consistency | None = None,
+        hold: Hold | None = None,
     ) -> list[Entry | StateError | None]:
         """Return for each key, in their order, its entry, None if it is absent, or why it could not be read.
 
         `parallelism` reads at most are under way; 0 or less: as many as the gateway allows itself.  What is beyond
-        `BULK_BYTES_MAX` is left out, with an error in its place.
+        `BULK_BYTES_MAX` is left out, with an error in its place.  `hold` is told the bytes of the answer as they come,
+        and ends the call by raising StateError.
         """
-        _check_count(len(keys))
+        check_count(len(keys))
         names = {key: self._name(key) for key in keys}
-        read = _Bytes()
+        limited = self._limited()
+        read = _Bytes(hold)
 
         async def one(key: str) -> Entry | None:
-            read.check(0)
-            item = await self._store.get(names[key], consistency=consistency, timeout=self._left_s())
+            read.add(0)
+            item = await self._store.get(names[key], consistency=consistency, timeout=limited._left_s())
             if item is None:
                 return None
-            read.check(len(item.raw))
+            read.add(len(item.raw))
             return _entry(key, item)
 
         in_flight_max = parallelism if parallelism > 0 else IN_FLIGHT_MAX
         found = await each(names, one, in_flight_max)
+        read.repeat(found, keys)
+        if read.refusal is not None:
+            raise read.refusal
         answered = _Bytes()  # a key may stand there many times
         return [self._told(Call.GET, key, answered.fitting(found[key])) for key in keys]
 
@@ -178,7 +190,14 @@ class StateStore:
 
     async def save_many(self, saves: Sequence[Save]) -> list[str | StateError]:
         """Write several values, each for itself; return for each its ETag or why it failed (`errors.joined`)."""
-        return await self._each(Call.SAVE, saves, self._put)
+        check_count(len(saves))
+        for save in saves:
+            try:
+                self._store.check_value(save.value)
+            except kvclient.InvalidRequest as error:
+                raise errors.malformed(f"the value of {save.key!r:.80} cannot be stored: {error}") from error
+        limited = self._limited()
+        return await limited._each(Call.SAVE, saves, limited._put)
 
     async def delete(self, delete: Delete) -> None:
         """Delete one key.  That it is absent already is no failure, unless an ETag is given."""
@@ -190,7 +209,9 @@ class StateStore:
 
     async def delete_many(self, deletes: Sequence[Delete]) -> list[StateError | None]:
         """Delete several keys, each for itself; return for each None or why it failed (`errors.joined`)."""
-        return await self._each(Call.BULK_DELETE, deletes, self._remove)
+        check_count(len(deletes))
+        limited = self._limited()
+        return await limited._each(Call.BULK_DELETE, deletes, limited._remove)
 
     async def transact(self, operations: Sequence[Operation]) -> None:
         """Run operations in order as one change, all or nothing.  They must concern one key; none is no failure."""
@@ -241,7 +262,6 @@ class StateStore:
         self, call: Call, requests: Sequence[Request], one: Callable[[str, Request], Awaitable[Done]]
     ) -> list[Done | StateError]:
         """Run `one` for each request, those of one key in order, the others beside each other."""
-        _check_count(len(requests))
         names = [self._name(request.key) for request in requests]
 
         async def numbered(number: int) -> Done:
@@ -252,9 +272,17 @@ class StateStore:
             results |= await each(wave, numbered)
         return [self._told(call, request.key, results[number]) for number, request in enumerate(requests)]
 
+    def _limited(self) -> StateStore:
+        """Return this store for one bulk call, which ends also if every item of it waits for a lost node."""
+        limited = copy.copy(self)
+        limited._begins_until_s = asyncio.get_running_loop().time() + BULK_S_MAX
+        return limited
+
     def _left_s(self) -> float | None:
         """Return the seconds that are left for one operation, None if the caller did not say."""
         if self._ends_at_s is None:
+            if self._begins_until_s is not None and asyncio.get_running_loop().time() >= self._begins_until_s:
+                raise kvclient.DeadlineExceeded(f"the call has taken {BULK_S_MAX:g} s, and this was not begun by then")
             return None
         left_s = self._ends_at_s - asyncio.get_running_loop().time()
         if left_s <= 0:
@@ -268,32 +296,45 @@ class StateStore:
         return check_key(self.name, self._prefix, key, has_prefix=self._has_prefixed_keys)
 
 
-def _check_count(items: int) -> None:
-    if items > ITEMS_MAX:
-        raise errors.malformed(f"a request may have {ITEMS_MAX} items, not {items}: send several requests")
-
-
 class _Bytes:
     """The bytes of one answer, as far as it has grown."""
 
-    def __init__(self) -> None:
+    def __init__(self, hold: Hold | None = None) -> None:
         self._count = 0
+        self._hold = hold
+        self.refusal: StateError | None = None
+        """Why there is no room for the answer."""
 
-    def check(self, size: int) -> None:
+    def add(self, size: int) -> None:
         """Add so many bytes.  Raises kvclient.InvalidRequest if they are too many."""
         self._count += size
-        if self._count > BULK_BYTES_MAX:
+        if self._count > BULK_BYTES_MAX or self.refusal is not None:
             text = f"one answer may have {BULK_BYTES_MAX} bytes of values, and there are more: get this key alone"
             raise kvclient.InvalidRequest(text)
+        self._held(size)
+
+    def repeat(self, found: Mapping[str, Entry | KvError | None], keys: Sequence[str]) -> None:
+        """Add what stands in the answer once more, because it was asked for several times."""
+        if len(found) < len(keys):
+            sizes = {key: len(entry.data) for key, entry in found.items() if isinstance(entry, Entry)}
+            every, once = sum(sizes.get(key, 0) for key in keys), sum(sizes.values())
+            self._held(min(every, BULK_BYTES_MAX) - once)
 
     def fitting(self, found: Entry | KvError | None) -> Entry | KvError | None:
         """Return what was found, or the error in its place if it is too much."""
         if isinstance(found, Entry):
             try:
-                self.check(len(found.data))
+                self.add(len(found.data))
             except kvclient.InvalidRequest as error:
                 return error
         return found
+
+    def _held(self, size: int) -> None:
+        if self._hold is not None and self.refusal is None:
+            try:
+                self._hold(size, Call.BULK_GET)
+            except StateError as error:
+                self.refusal = error
 
 
 def _waves(names: Iterable[str]) -> list[list[int]]:

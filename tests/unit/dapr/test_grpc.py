@@ -597,3 +597,36 @@ async def test_a_large_answer_counts_until_it_is_read_and_is_refused_where_there
     assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "ERR_STATE_BULK_GET")
     assert admission.bytes_held == 0
     await get(client, "k")
+
+
+async def test_a_bulk_get_of_more_than_there_is_room_for_is_refused_and_holds_nothing(
+    gateway: Gateway, kv: kvclient.Kv
+) -> None:
+    settings = replace(SETTINGS, bounds=Bounds(bodies_bytes_max=1_000_000))
+    admission = Admission(settings.bounds)
+    client = await gateway.start(settings, admission=admission)
+    await kv.store("users").put("k", b"x" * 100_000)
+
+    async def get_bulk(copies: int) -> Any:
+        return await client.call("GetBulkState", runtime_pb2.GetBulkStateRequest(store_name="s", keys=["k"] * copies))
+
+    assert len((await get_bulk(9)).items) == 9
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await get_bulk(11)
+    refusal = Refusal(caught.value)
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "ERR_STATE_BULK_GET")
+    assert refusal.facts["outcome"] == "not-applied"
+    async with asyncio.timeout(10):
+        while admission.bytes_held or admission.calls:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_call_with_too_many_items_is_refused_before_they_are_looked_at(client: Client, cluster: Any) -> None:
+    for name, request in (
+        ("SaveState", saving(*[item("k", b"")] * 16_385)),
+        ("DeleteBulkState", runtime_pb2.DeleteBulkStateRequest(store_name="s", states=[item("k", b"")] * 16_385)),
+        ("GetBulkState", runtime_pb2.GetBulkStateRequest(store_name="s", keys=["k"] * 16_385)),
+    ):
+        refusal = await client.refused(name, request)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "ERR_MALFORMED_REQUEST")
+    assert cluster.requests(m.GET, m.WRITE, m.MUTATE) == []

@@ -121,3 +121,26 @@ async def test_a_value_is_neither_decoded_nor_encoded(cluster: Any, http: httpx.
     (write,) = cluster.requests(m.WRITE)
     assert write[5] == b'\x01{"b": 1.0,  "a":"\\u00e9"}'
     assert (await http.get("/v1.0/state/s/k")).content == write[5][1:]
+
+
+async def test_a_request_has_so_many_items_and_no_more(cluster: Any, http: httpx.AsyncClient) -> None:
+    operation = {"operation": "upsert", "request": {"key": "k", "value": 1}}
+    for path, body in (
+        ("", [{"key": "k", "value": 1}] * 16_385),
+        ("/bulk", {"keys": ["k"] * 16_385}),
+        ("/transaction", {"operations": [operation] * 16_385}),
+    ):
+        response = await http.post(f"/v1.0/state/s{path}", json=body)
+        assert (response.status_code, response.json()["errorCode"]) == (400, "ERR_MALFORMED_REQUEST")
+        assert "16384 items" in response.json()["message"]
+    assert cluster.requests(m.GET, m.WRITE, m.MUTATE) == []
+    too_many = await http.post("/v1.0/state/s/transaction", json={"operations": [operation] * 129})
+    assert too_many.json()["errorCode"] == "ERR_STATE_STORE_TOO_MANY_TRANSACTIONS"
+
+
+async def test_one_value_asked_for_often_does_not_fill_the_memory(cluster: Any, http: httpx.AsyncClient) -> None:
+    await http.post("/v1.0/state/s", json=[{"key": "k", "value": "x" * 1_000_000}])
+    refused = await http.post("/v1.0/state/s/bulk", json={"keys": ["k"] * 1000})
+    assert sum("data" in found for found in refused.json()) == 67  # 64 MiB
+    served = await http.post("/v1.0/state/s/bulk", json={"keys": ["k"] * 3})
+    assert [len(found["data"]) for found in served.json()] == [1_000_000] * 3

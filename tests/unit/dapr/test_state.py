@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import kvclient
 from kvclient import RawJson
 from kvclient.wire import messages as m
+from kvnode.dapr import errors
 from kvnode.dapr import state as states
-from kvnode.dapr.errors import Kind, StateError
-from kvnode.dapr.options import Delete, Save
+from kvnode.dapr.errors import Call, Kind, StateError
+from kvnode.dapr.options import ITEMS_MAX, Delete, Save
 from kvnode.dapr.settings import DaprStore, GatewaySettings
 from kvnode.dapr.state import Entry, States, StateStore
 
@@ -255,6 +257,53 @@ async def test_a_bulk_get_has_no_more_reads_under_way_than_it_was_told(
     assert len(cluster.requests(m.GET)) <= most
 
 
+async def test_a_value_that_cannot_be_stored_refuses_a_bulk_save_before_anything_is_written(
+    cluster: Any, store: StateStore
+) -> None:
+    for value in (RawJson("{"), RawJson('"' + "x" * (1 << 20) + '"'), b"x" * ((1 << 20) + 1)):
+        error = await refused(store.save_many([Save("a", b"1"), Save("b", value), Save("c", b"1")]), Kind.MALFORMED)
+        assert "'b'" in error.message
+    assert cluster.requests(m.WRITE, m.MUTATE) == []
+
+
+async def test_a_bulk_get_that_finds_no_room_ends_without_reading_on(cluster: Any, store: StateStore) -> None:
+    await store.save_many([Save(f"k{number}", b"x" * 1000) for number in range(100)])
+    held: list[int] = []
+
+    def hold(size: int, call: Call) -> None:
+        if sum(held) + size > 10_000:
+            raise errors.of_kind(Kind.UNAVAILABLE, call, "dapr", "", "no room")
+        held.append(size)
+
+    error = await refused(store.get_many([f"k{number}" for number in range(100)], 2, None, hold), Kind.UNAVAILABLE)
+    assert error.code == "ERR_STATE_BULK_GET"
+    assert len(cluster.requests(m.GET)) < 15
+    held.clear()
+    await refused(
+        store.get_many(["k0"] * 11, hold=hold), Kind.UNAVAILABLE
+    )  # what stands twice in the answer counts twice
+    held.clear()
+    assert await store.get_many(["k0"] * 10, hold=hold)
+
+
+async def test_a_bulk_call_ends_though_every_item_of_it_waits(
+    cluster: Any, kv: kvclient.Kv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvnode.dapr.state.BULK_S_MAX", 0.2)
+
+    def slow(message: list[Any]) -> Any:
+        time.sleep(0.01)
+        return None
+
+    cluster.everywhere(slow)
+    results = await StateStore(kv, DaprStore("s", "users")).save_many([Save("k", b"%d" % n) for n in range(1000)])
+    assert isinstance(results[0], str)
+    late = [result for result in results if isinstance(result, StateError)]
+    assert len(late) > 900
+    assert {(error.kind, error.outcome) for error in late} == {(Kind.UNAVAILABLE, "not applied")}
+    assert len(cluster.requests(m.WRITE, m.MUTATE)) == len(results) - len(late)
+
+
 # -- transactions
 
 
@@ -391,8 +440,8 @@ async def test_one_answer_has_no_more_bytes_than_the_most(
     assert isinstance(found[6], StateError) if copies == 1 else found[6] is None  # it was not read, or it was
 
 
-async def test_a_bulk_call_has_no_more_items_than_the_most(store: StateStore) -> None:
-    items = [f"k{number}" for number in range(states.ITEMS_MAX + 1)]
+async def test_a_bulk_call_has_no_more_items_than_the_most(cluster: Any, store: StateStore) -> None:
+    items = [f"k{number}" for number in range(ITEMS_MAX + 1)]
     for work in (
         store.get_many(items),
         store.save_many([Save(key, b"1") for key in items]),
@@ -400,4 +449,4 @@ async def test_a_bulk_call_has_no_more_items_than_the_most(store: StateStore) ->
     ):
         error = await refused(work, Kind.MALFORMED)
         assert "16384 items" in error.message
-    assert await store.get("k0") is None
+    assert cluster.requests(m.GET, m.WRITE, m.MUTATE) == []
