@@ -100,6 +100,11 @@ class Store:
         """The longest `timeout` that the cluster takes, in seconds."""
         return self._table.timeout_s_max
 
+    @property
+    def value_bytes_max(self) -> int:
+        """The bytes of the largest value that the cluster takes."""
+        return self._table.value_bytes_max
+
     # -- reads
 
     async def get(
@@ -344,10 +349,6 @@ class Store:
         return item if packed.last else None
 
     # -- arguments
-
-    def check_value(self, value: Any) -> None:
-        """Raise InvalidRequest for a value that the cluster would not take."""
-        self._encode(value)
 
     def _row_name(self, key: str) -> bytes:
         if self._table is not self._router.table:

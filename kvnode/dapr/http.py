@@ -35,8 +35,8 @@ BINARY = b"application/octet-stream"
 SMALL_ANSWER_BYTES = 64 * 1024
 """Answers up to this size are not counted: a connection's buffers may hold as much anyway."""
 _HEADERS = frozenset({
-    b"content-length", b"transfer-encoding", b"content-type", b"if-match", b"consistency", b"concurrency",
-    b"dapr-api-token",
+    b"content-length", b"transfer-encoding", b"content-type", b"if-match", b"if-none-match", b"consistency",
+    b"concurrency", b"dapr-api-token",
 })  # fmt: skip
 _WRITES = frozenset({"POST", "PUT"})
 NO_ROUTE = answers.of_code(
@@ -172,10 +172,12 @@ class Api:
             return None
         if method not in _WRITES:
             return self._of_key.get(method)
+        is_binary = headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == BINARY
         if parts[3] in self._of_word:
+            if is_binary:  # a value for the key of this name, or a bulk call by somebody who names no better type?
+                raise errors.malformed(f"{parts[3]} takes JSON; to write bytes under this key, escape its first letter")
             return self._of_word[parts[3]]
-        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        return self._save_bytes_route if kind == BINARY else None
+        return self._save_bytes_route if is_binary else None
 
     # -- state
 
@@ -192,7 +194,9 @@ class Api:
         return answer
 
     async def _list(self, request: Request, store: StateStore, key: str) -> Answer:
-        query = request.query
+        query, said = request.query, request.said()
+        if said.consistency_of(said.metadata) not in (None, "eventual"):
+            raise errors.malformed("a list of keys is an eventual view, and cannot be had stronger")
         limit = query.get("page_limit", "")
         if limit and not (limit.isascii() and limit.isdecimal() and len(limit) < 10):
             raise errors.malformed(f"page_limit must be a number of keys, 1 or more, not {limit!r:.80}")
@@ -202,6 +206,7 @@ class Api:
 
     async def _save(self, request: Request, store: StateStore, key: str) -> Answer:
         said = request.said()
+        request.check_conditions()
         saves = [_save_of(item, said, store.name, Call.SAVE) for item in bodies.items_of(await request.body())]
         if len(saves) == 1:
             return answers.of_etag(await store.save(saves[0]))
@@ -213,6 +218,7 @@ class Api:
 
     async def _save_bytes(self, request: Request, store: StateStore, key: str) -> Answer:
         said, metadata = request.said(), request.said().metadata
+        request.check_conditions(may_match=True)
         save = Save(
             key,
             await request.body(),
@@ -225,12 +231,14 @@ class Api:
 
     async def _delete(self, request: Request, store: StateStore, key: str) -> Answer:
         said, metadata = request.said(), request.said().metadata
+        request.check_conditions(may_match=True)
         etag, concurrency = request.etag(), said.concurrency_of(metadata)
         await store.delete(Delete(key, etag, concurrency, said.consistency_of(metadata)))
         return NO_CONTENT
 
     async def _transact(self, request: Request, store: StateStore, key: str) -> Answer:
         said = request.said()
+        request.check_conditions()
         steps = bodies.steps_of(await request.body())
         await store.transact([_operation_of(step, said, store.name) for step in steps])
         return NO_CONTENT

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from starlette.types import Receive, Scope
 
+from kvnode.dapr import errors
 from kvnode.dapr.admission import Admission, Held, overloaded
 from kvnode.dapr.errors import Call
 from kvnode.dapr.options import Said
@@ -67,9 +68,20 @@ class Request:
         return self.headers.get(name, b"").decode("latin-1")
 
     def etag(self) -> str:
-        """Return the ETag of `If-Match`: bare, as Dapr's users send it, or in quotes, as HTTP has it."""
+        """Return the ETag of `If-Match`: bare, as Dapr's users send it, or in quotes, as HTTP has it.
+
+        No header and an empty one are none; `""`, what is left of a quoted ETag that its sender did not have, is one
+        that nobody has: the request asks for a condition.
+        """
         etag = self.header(b"if-match")
-        return etag[1:-1] if len(etag) > 1 and etag[0] == etag[-1] == '"' else etag
+        return etag[1:-1] if len(etag) > 2 and etag[0] == etag[-1] == '"' else etag
+
+    def check_conditions(self, *, may_match: bool = False) -> None:
+        """Raise StateError if a header makes the write conditional in a way that is not heeded."""
+        if b"if-none-match" in self.headers:
+            raise errors.malformed("If-None-Match is not heeded: a write with concurrency=first-write creates")
+        if not may_match and self.header(b"if-match"):
+            raise errors.malformed("If-Match is not heeded here: each item has its own, as the field etag")
 
     def said(self) -> Said:
         """Return what the request says for everything in it."""

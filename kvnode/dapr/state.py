@@ -27,6 +27,7 @@ from typing import NamedTuple, TypeVar
 
 import kvclient
 from kvclient import Consistency, Item, KvError, RawJson
+from kvclient.content import encode
 from kvclient.many import IN_FLIGHT_MAX, each
 from kvclient.transaction import OPERATIONS_MAX
 from kvnode.dapr import errors
@@ -192,10 +193,7 @@ class StateStore:
         """Write several values, each for itself; return for each its ETag or why it failed (`errors.joined`)."""
         check_count(len(saves))
         for save in saves:
-            try:
-                self._store.check_value(save.value)
-            except kvclient.InvalidRequest as error:
-                raise errors.malformed(f"the value of {save.key!r:.80} cannot be stored: {error}") from error
+            self._check_value(save)
         limited = self._limited()
         return await limited._each(Call.SAVE, saves, limited._put)
 
@@ -231,6 +229,15 @@ class StateStore:
             raise errors.failed(Call.TRANSACTION, self.name, key, error) from error
 
     # -- how
+
+    def _check_value(self, save: Save) -> None:
+        """Raise StateError for a value that the cluster would not take."""
+        try:
+            size, most = len(encode(save.value)) - 1, self._store.value_bytes_max
+        except kvclient.InvalidRequest as error:
+            raise errors.malformed(f"the value of {save.key!r:.80} cannot be stored: {error}") from error
+        if size > most:
+            raise errors.malformed(f"the value of {save.key!r:.80} has {size} bytes: the cluster takes {most} at most")
 
     async def _put(self, name: str, save: Save) -> str:
         item = await self._store.put(

@@ -144,3 +144,47 @@ async def test_one_value_asked_for_often_does_not_fill_the_memory(cluster: Any, 
     assert sum("data" in found for found in refused.json()) == 67  # 64 MiB
     served = await http.post("/v1.0/state/s/bulk", json={"keys": ["k"] * 3})
     assert [len(found["data"]) for found in served.json()] == [1_000_000] * 3
+
+
+OCTETS = {"content-type": "application/octet-stream"}
+
+
+async def test_a_condition_that_is_not_heeded_is_refused_and_never_left_out(
+    cluster: Any, http: httpx.AsyncClient
+) -> None:
+    operation = {"operation": "upsert", "request": {"key": "k", "value": 1}}
+    for header, call in (
+        ("if-match", lambda **_: http.post("/v1.0/state/s", json=[{"key": "k", "value": 1}], **_)),
+        ("if-match", lambda **_: http.post("/v1.0/state/s/transaction", json={"operations": [operation]}, **_)),
+        ("if-none-match", lambda **_: http.post("/v1.0/state/s", json=[{"key": "k", "value": 1}], **_)),
+        ("if-none-match", lambda **_: http.delete("/v1.0/state/s/k", **_)),
+        ("if-none-match", lambda headers: http.put("/v1.0/state/s/k", content=b"1", headers={**OCTETS, **headers})),
+    ):
+        response = await call(headers={header: "*"})
+        assert (response.status_code, response.json()["errorCode"]) == (400, "ERR_MALFORMED_REQUEST")
+        assert response.headers["x-outcome"] == "not-applied"
+    assert cluster.requests(m.WRITE, m.MUTATE) == []
+
+
+async def test_an_etag_of_nothing_in_quotes_is_a_condition(http: httpx.AsyncClient) -> None:
+    await http.post("/v1.0/state/s", json=[{"key": "k", "value": 1}])
+    assert (await http.delete("/v1.0/state/s/k", headers={"if-match": '""'})).status_code == 409
+    over = await http.put("/v1.0/state/s/k", content=b"2", headers={**OCTETS, "if-match": '""'})
+    assert over.status_code == 409
+    assert (await http.get("/v1.0/state/s/k")).json() == 1
+
+
+async def test_bytes_for_a_key_that_is_called_like_a_bulk_call_are_not_taken_for_one(
+    cluster: Any, http: httpx.AsyncClient
+) -> None:
+    for word in ("bulk", "transaction"):
+        response = await http.put(f"/v1.0/state/s/{word}", content=b"{}", headers=OCTETS)
+        assert (response.status_code, response.json()["errorCode"]) == (400, "ERR_MALFORMED_REQUEST")
+    assert cluster.requests(m.WRITE, m.MUTATE) == []
+
+
+@pytest.mark.parametrize("word", ["strong", "quorum", "stronk"])
+async def test_a_list_is_not_promised_to_be_stronger_than_it_is(http: httpx.AsyncClient, word: str) -> None:
+    for how in ({"params": {"consistency": word}}, {"headers": {"consistency": word}}):
+        assert (await http.get("/v1.0/state/s", **how)).status_code == 400
+    assert (await http.get("/v1.0/state/s?consistency=eventual")).status_code == 200
