@@ -110,9 +110,8 @@ class Component:
             if not self._kv.done():
                 raise errors.not_connected()
             store = StateStore(self._kv.result(), described, has_prefixed_keys=True)
-            async with self._initializing:
-                await asyncio.to_thread(self._instances.keep, instance, used)
-                self._stores[instance] = store
+            # To its end, even if the caller goes away: what is kept and what is served must be the same.
+            await asyncio.shield(asyncio.ensure_future(self._keep(instance, used, store)))
         except (ConfigError, InvalidRequest) as error:
             raise errors.malformed(f"component {instance}: {error}") from error
         except OSError as error:
@@ -120,6 +119,13 @@ class Component:
             raise StateError(Kind.FAILED, text) from error
         log.info("instance %r is the store %r", instance, store.settings.store)
         return components_pb2.InitResponse()
+
+    async def _keep(self, instance: str, used: Mapping[str, str], store: StateStore) -> None:
+        async with self._initializing:
+            await asyncio.to_thread(self._instances.keep, instance, used)
+            if (before := self._stores.get(instance)) is not None and before.settings != store.settings:
+                log.warning("instance %r is now %r: sidecars that knew it otherwise follow", instance, used)
+            self._stores[instance] = store
 
     async def features(
         self, request: components_pb2.FeaturesRequest, caller: Caller

@@ -49,6 +49,11 @@ def key_prefix(word: str, name: str, app_id: str, namespace: str) -> str:
             chosen = ""
         case own:
             chosen = own
+    if SEPARATOR in chosen or chosen.endswith(SEPARATOR[0]):
+        # The key "|k" of the app "a" and the key "k" of the app "a|" would be one key.
+        raise ConfigError(
+            f'the prefix "{chosen:.80}" of keys must neither hold "{SEPARATOR}" nor end in "{SEPARATOR[0]}"'
+        )
     return f"{chosen}{SEPARATOR}" if chosen else ""
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import stat
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ import kvclient
 from kvclient import ConfigError
 from kvclient.wire import messages as m
 from kvnode.dapr import component
+from kvnode.dapr.instances import Instances
 from kvnode.dapr.protos import components_pb2
 from kvnode.dapr.protos.components_pb2 import BulkSetRequest, DeleteRequest, GetRequest, SetRequest, StateOptions
 from kvnode.dapr.settings import ComponentSettings
@@ -254,6 +257,33 @@ async def test_instances_are_bounded(process: Process, monkeypatch: pytest.Monke
         await init(client.using(x_component_instance="b"))
         assert "2 instances" in (await refused_init(client.using(x_component_instance="c"), {})).message
         await init(client, store="users")
+
+
+async def test_an_init_that_is_given_up_is_served_as_it_is_kept(
+    process: Process, kv: kvclient.Kv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, begun, may_end = Instances.keep, threading.Event(), threading.Event()
+
+    def slow(instances: Instances, instance: str, used: Mapping[str, str]) -> None:
+        begun.set()
+        assert may_end.wait(10)
+        keep(instances, instance, used)
+
+    async with process.running() as client:
+        orders = client.using(x_component_instance="orders")
+        await init(orders, store="old")
+        monkeypatch.setattr(Instances, "keep", slow)
+        giving_up = asyncio.ensure_future(init(orders, store="new"))
+        assert await asyncio.to_thread(begun.wait, 10)
+        giving_up.cancel()
+        other = asyncio.ensure_future(init(client.using(x_component_instance="other"), store="new"))
+        await asyncio.sleep(0.1)
+        may_end.set()
+        await other
+        await orders.call("Set", setting("k"))
+    kept = json.loads((process.settings.directory / "instances.json").read_text())["instances"]
+    assert kept == {"orders": {"store": "new"}, "other": {"store": "new"}}
+    assert await kv.store("new").get("k") is not None
 
 
 async def test_what_cannot_be_written_is_refused_and_the_old_file_stays(

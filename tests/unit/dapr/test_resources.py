@@ -67,6 +67,15 @@ def test_a_default_ttl_may_be_never(tmp_path: Path, text: str, ttl_s: float | No
     }
 
 
+@pytest.mark.parametrize(
+    ("word", "app_id", "namespace"),
+    [("mine|", "app", ""), ("appid", "app|", ""), ("appid", "a||b", ""), ("namespace", "app|", "prod")],
+)
+def test_no_prefix_can_reach_into_the_keys_of_another(tmp_path: Path, word: str, app_id: str, namespace: str) -> None:
+    with pytest.raises(ConfigError, match="must neither hold"):
+        load(tmp_path, f"[{{name: keyPrefix, value: '{word}'}}]", app_id=app_id, namespace=namespace)
+
+
 def test_a_store_is_for_the_apps_in_its_scopes(tmp_path: Path) -> None:
     assert load(tmp_path, more="scopes: [one, two]", app_id="two") != {}
     assert load(tmp_path, more="scopes: [one, two]", app_id="three") == {}
