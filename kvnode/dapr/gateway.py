@@ -125,15 +125,24 @@ async def _http(
             timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
         )
     )
-    serving = asyncio.get_running_loop().create_task(server.serve(sockets), name="http")
+    loop = asyncio.get_running_loop()
+    serving = loop.create_task(server.serve(sockets), name="http")
     serving.add_done_callback(lambda _: stopped.set())
+    ending = loop.create_task(_end(server, stopped), name="http-end")
     host, port = sockets[0].getsockname()[:2]
     try:
         with guard:
             yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     finally:
         server.should_exit = True
+        ending.cancel()
         await serving
+
+
+async def _end(server: uvicorn.Server, stopped: asyncio.Event) -> None:
+    """Begin to drain HTTP when the gateway stops, beside gRPC and not after it."""
+    await stopped.wait()
+    server.should_exit = True
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:
