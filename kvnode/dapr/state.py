@@ -30,6 +30,7 @@ from kvclient import Consistency, Item, KvError, RawJson
 from kvclient.content import encode
 from kvclient.many import IN_FLIGHT_MAX, each
 from kvclient.transaction import OPERATIONS_MAX
+from kvclient.wire.values import KEY_BYTES_MAX
 from kvnode.dapr import errors
 from kvnode.dapr.errors import Call, StateError
 from kvnode.dapr.options import Delete, Operation, Save, check_count, check_key
@@ -42,6 +43,7 @@ BULK_BYTES_MAX = 64 * 1024 * 1024
 BULK_S_MAX = 30.0
 """Seconds after which a bulk call begins no further item, if its caller does not say how long it waits."""
 _NULL = RawJson("null")
+_LAST = "\U0010ffff"
 
 Request = TypeVar("Request", Save, Delete)
 Done = TypeVar("Done")
@@ -172,6 +174,9 @@ class StateStore:
                     key = after[len(self._prefix) :]
                     if self._has_prefixed_keys or SEPARATOR not in key:
                         keys.append(key)
+                    elif (end := _end_of_others(after, len(self._prefix))) is not None:
+                        after, seen = end, wanted  # there may be millions that nobody is shown
+                        break
                 if seen < wanted:
                     return keys, ""
         except KvError as error:
@@ -371,6 +376,12 @@ def _steps(operation: Operation) -> Iterable[kvclient.Put | kvclient.Delete]:
 
 def _entry(key: str, item: Item) -> Entry:
     return Entry(key, item.raw, item.is_json, item.etag, item.expires_at)
+
+
+def _end_of_others(key: str, start: int) -> str | None:
+    """Return what hardly a key with the same foreign prefix as `key` is greater than, or None if `key` itself is."""
+    end = key[: key.index(SEPARATOR, start) + len(SEPARATOR)] + _LAST
+    return end if key < end and len(end.encode()) <= KEY_BYTES_MAX else None
 
 
 def _token_of(key: str) -> str:

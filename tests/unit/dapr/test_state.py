@@ -384,6 +384,18 @@ async def test_a_key_prefix_is_taken_off_and_others_keys_are_not_shown(kv: kvcli
     assert await plain.keys(token=token) == (["a4"], "")
 
 
+async def test_the_keys_of_others_are_passed_over_and_not_read_one_by_one(cluster: Any, kv: kvclient.Kv) -> None:
+    cluster.limits["scan_page_max"] = 20
+    kv = await cluster.connect()
+    others, plain = (StateStore(kv, DaprStore("s", "users", prefix)) for prefix in ("app||", ""))
+    await others.save_many([Save(f"k{n}", b"") for n in range(500)] + [Save("\U0010ffff\U0010ffff", b"")])
+    await kv.store("users").put("z" * 1020 + "||z", b"")
+    await plain.save_many([Save(key, b"") for key in ("a", "app", "app|", "app|z", "b", "zz")])
+    before = len(cluster.requests(m.SCAN))
+    assert await plain.keys() == (["a", "app", "app|", "app|z", "b", "zz"], "")
+    assert len(cluster.requests(m.SCAN)) - before < 20
+
+
 @pytest.mark.parametrize("token", ["!", "é", "====", "_w", "a"])
 async def test_a_token_that_no_page_gave_is_refused(store: StateStore, token: str) -> None:
     await refused(store.keys(token=token), Kind.MALFORMED)
