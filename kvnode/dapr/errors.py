@@ -296,6 +296,7 @@ def joined(call: Call, store: str, keys: Sequence[str], results: Sequence[Done |
     if kinds == {Kind.ETAG_MISMATCH, Kind.ETAG_INVALID}:
         kind = Kind.ETAG_INVALID
     outcomes = {error.outcome for _, error in failures}
+    is_untouched = len(failures) == len(results) and outcomes == {"not applied"}
     outcome: Outcome = "unknown" if "unknown" in outcomes else "not applied"
     named = "; ".join(f"{key:.80}: {error.detail}" for key, error in failures[:NAMED_MAX])
     more = f"; and {len(failures) - NAMED_MAX} more" if len(failures) > NAMED_MAX else ""
@@ -306,7 +307,8 @@ def joined(call: Call, store: str, keys: Sequence[str], results: Sequence[Done |
         store=store,
         detail=named + more,
         outcome="partial" if len(failures) < len(results) else outcome,
-        retry_after_s=max(error.retry_after_s for _, error in failures),
+        # Who is asked to come again repeats the whole call, which is for those to whom nothing has happened yet.
+        retry_after_s=max(error.retry_after_s for _, error in failures) if is_untouched else 0,
         items=[
             ItemOutcome(key, result.outcome, result)
             if isinstance(result, StateError)

@@ -235,3 +235,12 @@ def test_many_failures_are_counted_and_not_spelled_out() -> None:
     assert error is not None
     assert error.message.endswith("; and 92 more")
     assert len(error.items) == 100
+
+
+def test_nobody_is_asked_to_repeat_a_bulk_call_of_which_a_part_is_done() -> None:
+    full = errors.failed(Call.SAVE, "s", "k", kvclient.Overloaded("c"))
+    lost = errors.failed(Call.SAVE, "s", "k", kvclient.OutcomeUnknown("c"))
+    for results, wait_s in (([full, full], 1), ([full, "etag"], 0), ([full, lost], 0)):
+        joined = errors.joined(Call.SAVE, "s", ["a", "b"], results)
+        assert joined is not None
+        assert joined.retry_after_s == wait_s
