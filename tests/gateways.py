@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json as jsons
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -93,7 +92,8 @@ class Http(httpx.Client):
 
 
 PROGRAM = """
-import asyncio, importlib, pickle, sys
+import asyncio, importlib, pickle, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 name, settings = pickle.load(sys.stdin.buffer)
 asyncio.run(importlib.import_module(name).run(settings))
 """
@@ -101,13 +101,12 @@ asyncio.run(importlib.import_module(name).run(settings))
 
 @contextmanager
 def run_process(module: str, settings: Any) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run a module of `kvnode.dapr` as its own process; gives it with the line that says that it serves."""
-    started = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    """Run a module of `kvnode.dapr` as its own process; gives it with the line that says that it serves.
+
+    It takes Ctrl-C also where the tests run in the background of a shell, which has them ignore SIGINT.  It sees to that
+    itself: a `preexec_fn` would fork this process with the threads of gRPC, and the child may not survive that.
+    """
+    started = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert started.stdin is not None
         assert started.stdout is not None

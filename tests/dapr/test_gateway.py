@@ -121,7 +121,8 @@ def test_an_answer_waits_for_no_receipt_of_its_first_half() -> None:
 
 
 PROGRAM = """
-import asyncio, dataclasses, sys
+import asyncio, dataclasses, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 from kvnode.dapr import gateway
 from kvnode.dapr.settings import DaprStore, GatewaySettings
 settings = GatewaySettings(tuple(sys.argv[1:]), "", {"statestore": DaprStore("statestore", "default")})
@@ -135,10 +136,7 @@ def test_a_signal_ends_the_process_after_what_is_under_way(
     real_cluster: RealCluster, key: str, number: signal.Signals
 ) -> None:
     started = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *real_cluster.addresses],
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        [sys.executable, "-c", PROGRAM, *real_cluster.addresses], stdout=subprocess.PIPE, text=True
     )
     try:
         assert started.stdout is not None
