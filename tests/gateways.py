@@ -103,8 +103,8 @@ asyncio.run(importlib.import_module(name).run(settings))
 def run_process(module: str, settings: Any) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Run a module of `kvnode.dapr` as its own process; gives it with the line that says that it serves.
 
-    It takes Ctrl-C also where the tests run in the background of a shell, which has them ignore SIGINT.  It sees to that
-    itself: a `preexec_fn` would fork this process with the threads of gRPC, and the child may not survive that.
+    It takes Ctrl-C also where the tests run in the background of a shell, which has them ignore SIGINT.  It sees to
+    that itself: a `preexec_fn` would fork this process with the threads of gRPC, and the child may not survive that.
     """
     started = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
