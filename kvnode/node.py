@@ -168,7 +168,7 @@ class Node:
 
     def _handlers(self) -> dict[int, Callable[[Any, Any], None]]:
         replies = (m.PROMISE, m.ACCEPTED, m.NACK, m.UNSEEN, m.DIGEST, m.WRITTEN, m.FORWARDED, m.PURGED, m.HINTED)
-        trees = (m.TREE_DIFFER, m.TREE_LACKS, m.RECORDED)
+        trees = (m.TREE_DIFFER, m.TREE_LACKS, m.RECORDED, m.MARKED)
         return {
             **self.replica.handlers(),
             **self.upkeep.handlers(),

@@ -382,6 +382,7 @@ class AntiEntropy:
             "comparisons": self.comparisons,
             "differing": self.differing,
             "sent": self._mending.sent,
+            "marked": self._mending.marked,
             "repaired": self._mending.repaired,
             "sent_bytes": self._jobs.sent_bytes,
             "sent_messages": self._jobs.sent_messages,

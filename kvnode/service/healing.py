@@ -44,7 +44,7 @@ class Healing:
         self.trees = Trees(config, home, placements, registers, engine, pace)
         registers.on_change = self.trees.on_change
         self.jobs = Jobs(exchanges, runtime)
-        self.mending = Mending(self.trees, replica, placements, self.jobs, pace, runtime, epoch)
+        self.mending = Mending(self.trees, replica, registers, placements, self.jobs, pace, runtime, epoch)
         names = [node.id for node in config.nodes]
         self.anti_entropy = AntiEntropy(
             names,

@@ -6,6 +6,10 @@ Leaves to others: who asks (`anti_entropy`), trees (`trees`), and whether a reco
 Records travel in batches, each answered before the next is sent, so at most one batch per conversation is on its way.
 The receiver counts a batch against its own budget and answers once that is out of debt: so it is never overrun.
 
+Before the records of a batch go their marks: a node that was killed has accepted most of what it lacks, durably, and
+has lost only the news that it is chosen, which was in memory (R12).  It says which records it does not hold, and is
+sent those.  Where that turns out to be most of them the next batches go without marks, for a while.
+
 Invariants: only committed records and overlay entries are sent (R13), only what is shown (R6), no settled tombstone
 (R38); a row that fails its checksum is not sent, for reading it stops the node (R46).
 """
@@ -20,14 +24,16 @@ from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.core.merkle import children, item_of, position_of, shorten
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record
+from kvnode.core.register import Verdict
 from kvnode.runtime import Runtime
 from kvnode.service import comparing
 from kvnode.service.exchange import Link
 from kvnode.service.jobs import Jobs, Steps, size_of
 from kvnode.service.pace import Pace
 from kvnode.service.placement import BadName, Placements
+from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
-from kvnode.service.states import check_parts
+from kvnode.service.states import check_ballot, check_parts
 from kvnode.service.trees import Trees
 
 _BATCH_RECORDS = 64
@@ -36,18 +42,28 @@ _GUEST_S = 5.0
 """How long a comparison may say nothing before another may begin."""
 _FIELDS = 5
 """Of one record in RECORDS."""
+_MARKS_PER_OPERATION = 4
+"""A mark changes what is in memory and writes nothing."""
+_UNMARKED_MAX = 15
+"""Batches that go without marks before those are tried again."""
 
 Sending = Generator["float | Message", "Message | None", bool]
+Marking = Generator["float | Message", "Message | None", "list[list[bytes]] | None"]
 
 
 class Tally:
     """What a conversation has sent, and what came of it."""
 
-    __slots__ = ("changed", "sent")
+    __slots__ = ("changed", "sent", "unmarked", "unmarked_next")
 
     def __init__(self) -> None:
         self.sent = 0
+        """Records, and marks that were enough."""
         self.changed = 0
+        self.unmarked = 0
+        """Batches that go without marks from now on."""
+        self.unmarked_next = 1
+        """How many that will be when marks are in vain the next time."""
 
 
 class Mending:
@@ -57,6 +73,7 @@ class Mending:
         self,
         trees: Trees,
         replica: Replica,
+        registers: Registers,
         placements: Placements,
         jobs: Jobs,
         pace: Pace,
@@ -65,6 +82,7 @@ class Mending:
     ) -> None:
         self._trees = trees
         self._replica = replica
+        self._registers = registers
         self._placements = placements
         self._jobs = jobs
         self._pace = pace
@@ -76,7 +94,9 @@ class Mending:
         self._guest_until_s = 0.0
         """Who repairs this node: one at a time, or two would send the same."""
         self.sent = 0
-        """Records sent to other replicas."""
+        """Records sent to other replicas, and marks that were enough."""
+        self.marked = 0
+        """Of these the marks."""
         self.repaired = 0
         """Records from other replicas that changed something here."""
 
@@ -87,6 +107,7 @@ class Mending:
             m.TREE_NODES: self.on_nodes,
             m.TREE_LIST: self.on_list,
             m.RECORDS: self.on_records,
+            m.MARK: self.on_mark,
         }
 
     # -- answering
@@ -211,6 +232,41 @@ class Mending:
         return not batch or (yield from self._send_batch(batch, tally))
 
     def _send_batch(self, batch: list[list[bytes]], tally: Tally) -> Sending:
+        if tally.unmarked:
+            tally.unmarked -= 1
+        else:
+            rest = yield from self._mark(batch, tally)
+            if rest is None:
+                return False
+            batch = rest
+        return not batch or (yield from self._send_records(batch, tally))
+
+    def _mark(self, batch: list[list[bytes]], tally: Tally) -> Marking:
+        """Tell what is chosen of the keys without an overlay, and return the records that must be sent all the same;
+        None if the other node does not answer."""
+        marked = [record for record in batch if record[1] and not record[4]]
+        if not marked:
+            return batch
+        request = (m.MARK, 0, self._epoch, [part for record in marked for part in record[:2]])
+        size_bytes = size_of(request)
+        while not self._pace.take(size_bytes, _operations(len(marked))):
+            yield self._pace.wait_s()
+        answer = yield request
+        if answer is None or answer[0] != m.MARKED:
+            return None
+        lacking = comparing.unpack_numbers(answer[3], len(marked))
+        if 2 * len(lacking) > len(marked):
+            tally.unmarked = tally.unmarked_next
+            tally.unmarked_next = min(2 * tally.unmarked_next + 1, _UNMARKED_MAX)
+        else:
+            tally.unmarked_next = 1
+        self.marked += answer[2]
+        self.sent += answer[2]
+        tally.sent += answer[2]
+        tally.changed += answer[2]
+        return [record for record in batch if not record[1] or record[4]] + [marked[number] for number in lacking]
+
+    def _send_records(self, batch: list[list[bytes]], tally: Tally) -> Sending:
         request = (m.RECORDS, 0, self._epoch, [field for record in batch for field in record])
         size_bytes = size_of(request)
         while not self._pace.take(size_bytes, len(batch)):
@@ -234,30 +290,64 @@ class Mending:
         for at in range(0, len(fields), _FIELDS):
             changed += self._take(link, *fields[at : at + _FIELDS])
         self.repaired += changed
-        self._pace.charge(size_of(message), len(fields) // _FIELDS)
-        wait_s = self._pace.wait_s()
-        reply = (m.RECORDED, number, changed)
-        if wait_s:
-            self._runtime.timers.call_later(wait_s, lambda: self._answer(link, reply))
-        else:
-            self._answer(link, reply)
+        self._reply(link, (m.RECORDED, number, changed), message, len(fields) // _FIELDS)
+
+    def on_mark(self, link: Link, message: Message) -> None:
+        """Mark by R12 what is chosen and held here, and say of what the record is not; answered like records."""
+        _, number, epoch, fields = message
+        if len(fields) % 2 or len(fields) > 2 * _BATCH_RECORDS or any(type(field) is not bytes for field in fields):
+            raise m.MessageError(f"{len(fields)} fields are not at most {_BATCH_RECORDS} keys, each with a ballot")
+        if not self._replica.takes(link, number, epoch):
+            return
+        lacking: list[int] = []
+        changed = 0
+        for at in range(0, len(fields), 2):
+            key, ballot = fields[at], fields[at + 1]
+            check_ballot(key, ballot)
+            if not self._is_owned(key):
+                continue
+            verdict = self._registers.commit(key, Ballot(ballot), NO_RECORD)[1]
+            if verdict is Verdict.DONE:
+                changed += 1
+            elif verdict is not Verdict.REPEAT:
+                lacking.append(at // 2)
+        reply = (m.MARKED, number, changed, comparing.pack_numbers(lacking))
+        self.repaired += changed
+        self._reply(link, reply, message, _operations(len(fields) // 2))
 
     def _take(self, link: Link, key: bytes, ballot: bytes, body: bytes, window: bytes, entry: bytes) -> bool:
         check_parts(key, ballot, body, window, entry)
+        if not self._is_owned(key):
+            return False
+        record = Record(body, window) if ballot else NO_RECORD
+        return self._replica.mend(link, key, Ballot(ballot) if ballot else NO_BALLOT, record, Entry(entry) or NO_ENTRY)
+
+    def _is_owned(self, key: bytes) -> bool:
+        """Return whether this node is an owner of a key.  Raises MessageError for what is no key."""
         try:
             placement = self._placements.of(key[2:])
         except BadName as error:
             raise m.MessageError(str(error)) from None
-        if placement.prefix != key[:2] or not placement.is_home:
-            return False
-        record = Record(body, window) if ballot else NO_RECORD
-        return self._replica.mend(link, key, Ballot(ballot) if ballot else NO_BALLOT, record, Entry(entry) or NO_ENTRY)
+        return placement.prefix == key[:2] and placement.is_home
+
+    def _reply(self, link: Link, reply: Message, request: Message, operations: int) -> None:
+        """Count what came against the repair budget, and answer when that is out of debt."""
+        self._pace.charge(size_of(request), operations)
+        wait_s = self._pace.wait_s()
+        if wait_s:
+            self._runtime.timers.call_later(wait_s, lambda: self._answer(link, reply))
+        else:
+            self._answer(link, reply)
 
     # -- shared
 
     def _answer(self, link: Link, reply: Message) -> None:
         if link.send(reply):
             self._jobs.count(reply)
+
+
+def _operations(marks: int) -> int:
+    return 1 + marks // _MARKS_PER_OPERATION
 
 
 def _size_bytes(record: list[bytes]) -> int:

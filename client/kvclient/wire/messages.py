@@ -129,6 +129,9 @@ TREE_LACKS: Final = _kind(84, int, int, int, bytes)
 RECORDS: Final = _kind(85, int, int, list)
 # id, epoch, [key, committed ballot, body, window, overlay entry, key, ...] -> RECORDED: R12 and R29 apply to each
 RECORDED: Final = _kind(86, int, int)  # id, records that changed something
+MARK: Final = _kind(87, int, int, list)
+# id, epoch, [key, committed ballot, key, ballot, ...] -> MARKED: R12 applies to each, and records follow where needed
+MARKED: Final = _kind(88, int, int, bytes)  # id, marks that changed something, numbers of those without a record here
 
 CLIENT_REQUESTS: Final = frozenset({GET, MUTATE, WRITE, STAMP, SCAN, STATUS, EXPLAIN, COMPARE})
 CLIENT_ANSWERS: Final = frozenset({ITEM, APPLIED, CONFLICT, FAILED, RESULT, STAMPED, PAGE})

@@ -412,3 +412,113 @@ def test_a_node_to_which_hints_are_owed_is_compared_after_them() -> None:
     assert len(differing(world, 10)) == 10
     world.run(anti_entropy.HINTS_S)
     assert differing(world, 10) == []  # hints that never arrive are not waited for for ever
+
+
+def killed(world: World, keys: int, value_bytes: int) -> list[int]:
+    """Write keys, kill a node when all of them are committed, let it come back, and return what the nodes had sent."""
+    for number in range(keys):
+        world.put(f"k{number}", bytes(value_bytes), number % 3)
+        world.run()
+    world.run(12.0)
+    assert differing(world, keys) == []
+    world.crash(2)
+    world.restart(2)
+    world.hosts[2].node.healing.anti_entropy.start()
+    assert len(differing(world, keys)) == keys, "a commit was on disk"
+    return [host.node.healing.jobs.sent_bytes for host in world.hosts[:2]]
+
+
+def counted(world: World, kind: int) -> list[Any]:
+    """Return a list of the messages of a kind that are sent from now on."""
+    seen: list[Any] = []
+
+    def note(source: int, target: int, message: Any) -> bool:
+        if message[0] == kind:
+            seen.append(message)
+        return True
+
+    world.on_post = note
+    return seen
+
+
+def test_a_killed_node_gets_marks_for_what_it_had_accepted_and_no_records() -> None:
+    """R12: it has every record, durably, and lost the news that they are chosen."""
+    world = healing()
+    before = killed(world, 200, 1000)
+    records = catch(world, m.RECORDS)
+    world.run(20.0)
+    assert not records.messages
+    records.stop()
+    assert differing(world, 200) == []
+    sent = [host.node.healing.jobs.sent_bytes for host in world.hosts[:2]]
+    assert sum(sent) - sum(before) < 60_000, "records of 200,000 bytes"
+    marked = sum(host.node.healing.mending.marked for host in world.hosts)
+    assert marked == world.hosts[2].node.healing.mending.repaired
+    assert marked > 100, "the resolver of the killed node was not sooner"
+    check_trees(world)
+    world.invariants()
+
+
+def test_records_follow_marks_where_a_node_does_not_hold_them_and_soon_go_alone() -> None:
+    world = healing()
+    marks = counted(world, m.MARK)
+    behind(world, 2, 600, strong=True)
+    world.run(20.0)
+    assert differing(world, 600) == []
+    assert 0 < len(marks) <= 6, "most batches go without marks that are in vain"
+    assert sum(host.node.healing.mending.marked for host in world.hosts) == 0
+    check_trees(world)
+
+
+def test_marks_ask_the_repair_budget() -> None:
+    world = healing(replace(LIMITS, repair_operations_per_s=10))
+    killed(world, 200, 10)
+    marks = counted(world, m.MARK)
+    world.run(4.0)
+    assert 0 < len(marks) <= 3
+    world.run(60.0)
+    assert differing(world, 200) == []
+
+
+def test_an_entry_over_a_record_goes_with_it() -> None:
+    """A mark alone would leave the entry behind: what has one is sent whole."""
+    world = healing()
+    killed(world, 10, 10)
+    world.cut(0, 2)
+    world.cut(1, 2)
+    for number in range(10):
+        world.write(f"k{number}", b"later", 0)
+        world.run(0.01)
+    world.mend(0, 2)
+    world.mend(1, 2)
+    world.run(20.0)
+    assert differing(world, 10) == []
+    assert all(seen_by(world, 2, f"k{number}") == b"later" for number in range(10))
+
+
+@pytest.mark.parametrize(
+    "fields", [[b"key"], [b"\0\0d\0k", b"short"], ["key", "ballot"], [b"\0\0d\0k", bytes(28)] * 65]
+)
+def test_malformed_marks_close_the_link(fields: list[Any]) -> None:
+    world = healing()
+    world.post(0, 1, (m.MARK, 5, 1, fields))
+    with pytest.raises(m.MessageError):
+        world.run()
+
+
+def test_a_malformed_answer_to_marks_ends_the_comparison() -> None:
+    world = healing()
+    killed(world, 10, 10)
+
+    def distort(source: int, target: int, message: Any) -> bool:
+        if message[0] == m.MARK:
+            world.post(target, source, (m.MARKED, message[1], 1, b"\xff\xff"))
+            return False
+        return True
+
+    world.on_post = distort
+    with pytest.raises(m.MessageError):
+        world.run(5.0)
+    world.on_post = lambda source, target, message: True
+    world.run(30.0)
+    assert differing(world, 10) == []
