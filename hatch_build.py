@@ -31,6 +31,7 @@ COMPILED = (
     "kvnode/node.py",
     "kvnode/runtime.py",
     "kvnode/service/*.py",
+    "kvnode/service/healing/*.py",
     "kvnode/storage/groups.py",
     "kvnode/storage/rows.py",
 )

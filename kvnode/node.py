@@ -35,7 +35,8 @@ from kvnode.service.eventual import Eventual
 from kvnode.service.exchange import Exchanges, HomeLink
 from kvnode.service.fallback import Fallback
 from kvnode.service.handoff import Handoff
-from kvnode.service.healing import Healing
+from kvnode.service.healing.assembly import Healing
+from kvnode.service.healing.upkeep import Upkeep
 from kvnode.service.health import Health
 from kvnode.service.inspection import Inspection
 from kvnode.service.membership import Identity, Membership
@@ -46,7 +47,6 @@ from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
 from kvnode.service.requests import Statistics
 from kvnode.service.steady import SteadyClock
-from kvnode.service.upkeep import Upkeep
 from kvnode.storage.engine import Engine
 
 EPOCH = 1

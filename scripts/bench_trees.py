@@ -1,8 +1,8 @@
 """What finding differences costs: hash trees of two replicas over a million keys, of which d differ (`difference`).
 
 No cluster: the trees and the walk are the product's (`kvnode.core.merkle`), the bytes those of its packed messages
-(`kvnode.service.comparing`).  Each range that differs takes one question and one answer a level, and one each for the
-keys below the leaves that differ; the roots of all ranges are one message.
+(`kvnode.service.healing.comparing`).  Each range that differs takes one question and one answer a level, and one each
+for the keys below the leaves that differ; the roots of all ranges are one message.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from xxhash import xxh3_64_intdigest
 
 from kvnode.core.merkle import BITS_MAX, Tree, children, levels_of, shorten
 from kvnode.core.record import EMPTY_IMAGE
-from kvnode.service import comparing
+from kvnode.service.healing import comparing
 
 RANGES = 256
 DIFFERING = (0, 1, 10, 100, 1000, 10_000)

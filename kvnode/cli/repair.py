@@ -1,7 +1,7 @@
 """`kvnode repair`: let every node compare its copies with its partners now, and say what came of it.
 
 Decides: how the progress of all nodes becomes one bar, and the summary.  Leaves to others: comparing and repairing
-(`kvnode.service.anti_entropy`); of two nodes only one asks the other, so each node is asked to begin.
+(`kvnode.service.healing.anti_entropy`); of two nodes only one asks the other, so each node is asked to begin.
 """
 
 from __future__ import annotations

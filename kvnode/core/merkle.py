@@ -2,7 +2,7 @@
 
 Decides: what a key contributes (R32: committed version and overlay; nothing for a settled tombstone, R38), how
 contributions are combined, and how two trees are walked.  Leaves to others: which keys there are, and what is done
-about a difference (`kvnode.service.anti_entropy`).
+about a difference (`kvnode.service.healing.anti_entropy`).
 
 A key has a *position* (a hash of its name) and an *item* (a hash of its state; 0: nothing to compare).  A leaf holds
 the exclusive or of the items whose positions begin with its number, a node that of its leaves.  So a write costs two

@@ -11,6 +11,7 @@ that is lost after sending is an unknown outcome (4a).  Overload is answered at 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -20,7 +21,6 @@ from kvclient.wire.values import NO_VERSION, TTL_MS_MAX, VERSION_BYTES, Version,
 from kvnode.config import Limits
 from kvnode.core.operation import CHECK_ABSENT, CHECK_ETAG, CHECK_NONE, Operation, Step
 from kvnode.runtime import Runtime
-from kvnode.service.anti_entropy import AntiEntropy
 from kvnode.service.consensus import Consensus
 from kvnode.service.drafts import Draft
 from kvnode.service.eventual import Eventual
@@ -32,6 +32,16 @@ from kvnode.service.requests import STATUS, ForwardLink, Request, Statistics
 
 _TRANSACTION_STEPS_MAX = 128
 _FORWARD_GRACE_S = 0.25
+
+
+class Comparisons(Protocol):
+    """What compares this node's copies with those of others, when somebody asks for it."""
+
+    def repair(self, store: str) -> None:
+        """Begin to compare one store, or all (empty), unless that is under way."""
+
+    def demand_facts(self) -> dict[str, Any]:
+        """Return how far that is."""
 
 
 class InvalidRequest(ValueError):
@@ -91,7 +101,7 @@ class Coordinator:
         eventual: Eventual,
         fallback: Fallback,
         inspection: Inspection,
-        anti_entropy: AntiEntropy,
+        anti_entropy: Comparisons,
         statistics: Statistics,
         runtime: Runtime,
         limits: Limits,

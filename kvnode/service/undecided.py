@@ -1,7 +1,7 @@
 """The proposals that this node has accepted and does not know to be chosen.
 
-Decides: nothing; `resolver` asks it which are old.  One dictionary operation per accept and one per commit is all that
-requests pay for it.
+Decides: nothing; `healing.resolver` asks it which are old.  One dictionary operation per accept and one per commit is
+all that requests pay for it.
 
 Bound: `keys_max` keys; beyond that an accept is not noted, and the scan of all rows finds it if it stays undecided.
 """

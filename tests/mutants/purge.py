@@ -15,11 +15,11 @@ from kvnode.core.record import EMPTY_IMAGE, NO_RECORD
 from kvnode.core.register import Register, Verdict
 from kvnode.core.version import ballot_greatest_at
 from kvnode.core.window import Window
-from kvnode.service.purge import Purge
+from kvnode.service.healing.purge import Purge
+from kvnode.service.healing.tombstones import Tombstones
+from kvnode.service.healing.upkeep import Upkeep
 from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
-from kvnode.service.tombstones import Tombstones
-from kvnode.service.upkeep import Upkeep
 
 
 def floors_forget_promises(patch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from kvnode.core.merkle import item_of
 from kvnode.core.record import NO_ENTRY, Image
-from kvnode.service import anti_entropy, comparing, mending, trees
+from kvnode.service.healing import anti_entropy, comparing, mending, trees
 
 _record_of = comparing.record_of
 

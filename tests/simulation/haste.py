@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from kvnode.core import window
-from kvnode.service import purge, rowscan
+from kvnode.service.healing import purge, rowscan
 
 KEPT_MS: Final = 500
 """How long outcomes are kept beyond their deadlines, in place of `window.KEEP_AFTER_DEADLINE_MS`."""

@@ -116,7 +116,7 @@ HINTS_MAX: Final = 256
 HINT_TAKEN, HINT_STALE, HINT_LATER = 0, 1, 2
 """Taken, or not needed; refused for its age, for ever (R37); refused for now."""
 
-# -- between replicas: anti-entropy (R32); see kvnode.service.comparing for what is packed how
+# -- between replicas: anti-entropy (R32); see kvnode.service.healing.comparing for what is packed how
 TREE_ROOTS: Final = _kind(80, int, int, bytes)  # id, epoch, ranges with their roots -> TREE_DIFFER
 TREE_DIFFER: Final = _kind(81, int, int, bytes)
 # id, bits of the answerer's trees (0: not built yet), numbers of those that differ

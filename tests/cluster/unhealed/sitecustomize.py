@@ -3,8 +3,8 @@
 No hint is noted, and no trees are compared.  Python imports this by itself when it starts.
 """
 
-from kvnode.service.anti_entropy import AntiEntropy
 from kvnode.service.handoff import Handoff
+from kvnode.service.healing.anti_entropy import AntiEntropy
 
 AntiEntropy.sweep = lambda self, now_s: None
 Handoff.owe = lambda self, key, missing: None

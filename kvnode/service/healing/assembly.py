@@ -12,15 +12,15 @@ from typing import Any
 
 from kvnode.config import Config
 from kvnode.runtime import Runtime
-from kvnode.service.anti_entropy import AntiEntropy
 from kvnode.service.exchange import Exchanges
-from kvnode.service.jobs import Jobs
-from kvnode.service.mending import Mending
+from kvnode.service.healing.anti_entropy import AntiEntropy
+from kvnode.service.healing.jobs import Jobs
+from kvnode.service.healing.mending import Mending
+from kvnode.service.healing.trees import Trees
 from kvnode.service.pace import Pace
 from kvnode.service.placement import Placements
 from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
-from kvnode.service.trees import Trees
 from kvnode.storage.engine import Engine
 
 

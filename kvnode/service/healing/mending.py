@@ -26,15 +26,15 @@ from kvnode.core.merkle import children, item_of, position_of, shorten
 from kvnode.core.record import NO_ENTRY, NO_RECORD, Entry, Image, Record
 from kvnode.core.register import Verdict
 from kvnode.runtime import Runtime
-from kvnode.service import comparing
 from kvnode.service.exchange import Link
-from kvnode.service.jobs import Jobs, Steps, size_of
+from kvnode.service.healing import comparing
+from kvnode.service.healing.jobs import Jobs, Steps, size_of
+from kvnode.service.healing.trees import Trees
 from kvnode.service.pace import Pace
 from kvnode.service.placement import BadName, Placements
 from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
 from kvnode.service.states import check_ballot, check_parts
-from kvnode.service.trees import Trees
 
 _BATCH_RECORDS = 64
 _BATCH_BYTES = 64 * 1024

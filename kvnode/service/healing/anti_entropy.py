@@ -25,12 +25,12 @@ from kvclient.wire.frames import Message
 from kvnode.config import Limits
 from kvnode.core.merkle import BITS_MAX, LEVELS, children, item_of, levels_of, shorten
 from kvnode.runtime import Clock
-from kvnode.service import comparing
 from kvnode.service.exchange import Exchanges
-from kvnode.service.jobs import Jobs, Steps
-from kvnode.service.mending import Mending, Tally
+from kvnode.service.healing import comparing
+from kvnode.service.healing.jobs import Jobs, Steps
+from kvnode.service.healing.mending import Mending, Tally
+from kvnode.service.healing.trees import Trees
 from kvnode.service.placement import Placements
-from kvnode.service.trees import Trees
 
 RETURN_S = 1.0
 """From a peer's return to the comparison with it: its links settle, and hints get a start."""

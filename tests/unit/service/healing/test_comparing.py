@@ -14,7 +14,7 @@ from kvclient.wire.values import NO_BALLOT, body_pack
 from kvnode.core.merkle import item_of, shorten
 from kvnode.core.record import EMPTY_IMAGE, Image, Record, entry_make
 from kvnode.core.version import ballot_make, version_eventual, version_strong
-from kvnode.service import comparing, mending
+from kvnode.service.healing import comparing, mending
 
 _UINT64 = st.integers(0, (1 << 64) - 1)
 

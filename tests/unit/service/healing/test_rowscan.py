@@ -10,8 +10,8 @@ import pytest
 
 from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.core.record import EMPTY_IMAGE, Image
+from kvnode.service.healing.rowscan import ROWS, RowScan
 from kvnode.service.registers import Registers
-from kvnode.service.rowscan import ROWS, RowScan
 from kvnode.storage.memory import MemoryEngine
 
 

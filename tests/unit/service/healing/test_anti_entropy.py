@@ -15,7 +15,7 @@ from world import World, name_of
 from kvclient.wire import messages as m
 from kvnode.config import Limits
 from kvnode.core.merkle import Tree, item_of, position_of
-from kvnode.service import anti_entropy
+from kvnode.service.healing import anti_entropy
 from kvnode.storage.engine import DamagedRow
 
 LIMITS = Limits(repair_interval_s=5.0, tree_rebuild_s=1e6, tree_leaves_max=1 << 12, hint_bytes_max=0)

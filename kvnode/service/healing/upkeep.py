@@ -15,14 +15,14 @@ from kvnode.core.operation import ACCEPT
 from kvnode.runtime import Runtime
 from kvnode.service.consensus import Consensus
 from kvnode.service.exchange import Exchanges, Link
+from kvnode.service.healing.purge import Purge
+from kvnode.service.healing.resolver import Resolver
+from kvnode.service.healing.rowscan import RowScan
+from kvnode.service.healing.tombstones import Tombstones
 from kvnode.service.pace import Pace
 from kvnode.service.placement import BadName, Placement, Placements
-from kvnode.service.purge import Purge
 from kvnode.service.registers import Registers
 from kvnode.service.replica import Replica
-from kvnode.service.resolver import Resolver
-from kvnode.service.rowscan import RowScan
-from kvnode.service.tombstones import Tombstones
 from kvnode.storage.engine import Engine
 
 _ROUND_BYTES = 1024
