@@ -279,7 +279,7 @@ async def test_an_update_that_loses_every_race_ends_at_the_deadline_as_not_appli
     stands = cluster.rows[b"default\0k"]
     cluster.everywhere(lambda message: (m.CONFLICT, message[1], stands) if message[0] == m.MUTATE else None)
     with pytest.raises(kvclient.DeadlineExceeded) as late:
-        await kv.update("k", lambda value: value + 1, timeout=0.2)
+        await kv.update("k", lambda value: value + 1, timeout=1)
     assert late.value.outcome == "not applied"
     assert isinstance(late.value.__cause__, kvclient.EtagMismatch)
     sequences = [request[4] for request in cluster.requests(m.MUTATE)]
