@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvnode import config as configuration
+from kvnode import schema
 from kvnode.cli import target
 from kvnode.cli.operations import config_option, data_dir_option
 
@@ -23,13 +24,24 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = "DAPR_API_TOKEN"
 
 
+def _as_in_the_file(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """Refuse what the cluster file could not say either."""
+    if text is not None:
+        schema.read_table(configuration.GatewayConfig, {str(parameter.name): text}, "the option")
+    return text
+
+
 @click.command()
 @config_option
 @data_dir_option
-@click.option("--host", help="Address to listen on.  Default: [gateway] host, 127.0.0.1.")
+@click.option("--host", callback=_as_in_the_file, help="Address to listen on.  Default: [gateway] host, 127.0.0.1.")
 @click.option("--http-port", type=click.IntRange(0, 65535), help="Default: [gateway] http_port, 3500; 0: any.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Default: [gateway] grpc_port, 50001; 0: any.")
-@click.option("--app-id", help="Its keys are prefixed with this, as Dapr does.  Default: [gateway] app_id, none.")
+@click.option(
+    "--app-id",
+    callback=_as_in_the_file,
+    help="Its keys are prefixed with this, as Dapr does.  Default: [gateway] app_id, none.",
+)
 @click.option(
     "--resources-path",
     type=click.Path(path_type=Path, file_okay=False),

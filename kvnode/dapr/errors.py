@@ -2,7 +2,7 @@
 
 Decides: the kind of every failure, the words of its message, whether the operation may have been applied, and the row
 of the table (HTTP status, `errorCode`, gRPC status, whether HTTP shows the details).  Leaves to others: putting that on
-the wire (`http_errors`, `grpc`, `component`).
+the wire (`answers`, `grpc`, `component`).
 
 Codes, reasons and the beginnings of messages are those of Dapr's runtime 1.18, because its SDKs and its users' tests
 compare them.  Two kinds are ours, because there nobody is told whether a failed write was applied: UNAVAILABLE (it was

@@ -14,12 +14,10 @@ import contextlib
 import gc
 import logging
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
 
-import kvclient
 from kvnode.dapr import openapi, pages
 from kvnode.dapr.about import About
 from kvnode.dapr.admission import Admission
@@ -28,10 +26,10 @@ from kvnode.dapr.grpc import Runtime, serving
 from kvnode.dapr.guard import Guard
 from kvnode.dapr.health import Quorums
 from kvnode.dapr.http import NO_ROUTE, Api
+from kvnode.dapr.listening import BACKLOG, listen
 from kvnode.dapr.settings import GatewaySettings
 from kvnode.dapr.state import States
 
-BACKLOG = 1024
 DRAIN_TIMEOUT_S = 10
 """How long requests under way may take to end; a request to the cluster takes 5 seconds at most."""
 
@@ -41,8 +39,8 @@ _log = logging.getLogger("kvnode.dapr")
 async def run(settings: GatewaySettings) -> None:
     """Serve until SIGTERM or SIGINT, then drain and stop; prints one line when it serves.
 
-    Raises kvclient.ConfigError if an address cannot be had, and kvclient.InvalidRequest for a store whose settings are
-    out of bounds.
+    Raises AddressError if an address cannot be had, and kvclient.InvalidRequest for a store whose settings are out of
+    bounds.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -105,7 +103,7 @@ async def _http(
 
     A server that ends by itself sets `stopped`, and raises why at the end of the block.
     """
-    sockets = _listen(settings.host, settings.http_port)
+    sockets = listen(settings.host, settings.http_port, "http_port")
     bounds = settings.bounds
     guard = Guard(bounds, admission)
     server = _Server(
@@ -143,25 +141,3 @@ async def _end(server: uvicorn.Server, stopped: asyncio.Event) -> None:
     """Begin to drain HTTP when the gateway stops, beside gRPC and not after it."""
     await stopped.wait()
     server.should_exit = True
-
-
-def _listen(host: str, port: int) -> list[socket.socket]:
-    """Return a listening socket for every address of a host; port 0 is any free one.  Raises kvclient.ConfigError."""
-    sockets: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            if sockets and port == 0:
-                break
-            listening = socket.create_server((str(address[0]), int(address[1])), family=family, backlog=BACKLOG)
-            sockets.append(listening)
-            # Connections inherit it.  An answer is two writes, and the second one would wait for the first's receipt,
-            # which clients delay by 40 ms; asyncio sees to it only for sockets that it has made itself.
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError as error:
-        for opened in sockets:
-            opened.close()
-        reason = error.strerror or str(error)
-        raise kvclient.ConfigError(f"cannot listen on {host}:{port}: {reason}: choose another address") from error
-    return sockets

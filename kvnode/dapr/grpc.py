@@ -17,11 +17,11 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-import kvclient
 from kvnode.dapr import errors, messages, options, rpc
 from kvnode.dapr.about import DAPR_VERSION, About
 from kvnode.dapr.admission import Admission
 from kvnode.dapr.errors import Call, StateError
+from kvnode.dapr.listening import AddressError, check
 from kvnode.dapr.options import Operation
 from kvnode.dapr.protos import runtime_pb2
 from kvnode.dapr.rpc import Caller, Fault, Route, Service, cut, error_info, facts_of
@@ -177,17 +177,17 @@ def _operation(operation: runtime_pb2.TransactionalStateOperation, store: StateS
 async def serving(runtime: Runtime, settings: GatewaySettings, admission: Admission) -> AsyncIterator[str]:
     """Serve within the block; gives the address.  The end of the block waits for calls under way.
 
-    `admission` is what other servers of the process hold as well.  Raises kvclient.ConfigError if the address cannot be
-    had.
+    `admission` is what other servers of the process hold as well.  Raises AddressError if the address cannot be had.
     """
     service = Service(SERVICE, runtime.routes(), admission, fault_of, token=settings.token, elsewhere=ELSEWHERE)
     server = rpc.server([service], settings.bounds)
+    check(settings.host, settings.grpc_port, "grpc_port")  # the library tells of a failure in lines of its own
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
         port = server.add_insecure_port(f"{host}:{settings.grpc_port}")
     except RuntimeError as error:
-        reason = f"cannot listen on {host}:{settings.grpc_port}: it is in use, or not of this machine: choose another"
-        raise kvclient.ConfigError(reason) from error
+        reason = f"cannot listen on {host}:{settings.grpc_port}; choose another grpc_port"
+        raise AddressError(reason) from error
     try:
         await server.start()
         yield f"{host}:{port}"

@@ -14,6 +14,7 @@ A component is `spec.type: state.kvnode` with these entries of `spec.metadata`, 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ VERSIONS = ("", "v0", "v1")
 FILE_BYTES_MAX = 1 << 20
 FILES_MAX = 1000
 TTL_S_MAX = 2**31 - 1
+_log = logging.getLogger("kvnode.dapr")
 _PROPERTIES = ("store", "keyPrefix", "ttlInSeconds", "consistency")
 _CONSISTENCIES: tuple[Consistency, ...] = ("eventual", "quorum", "strong")
 
@@ -129,7 +131,11 @@ def _store(document: object, app_id: str, namespace: str) -> DaprStore | None:
     scopes = component.get("scopes") or []
     if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
         raise ConfigError(f"{where}: scopes must be a list of app ids, not {scopes!r:.80}")
-    return _made(name, where, properties, app_id, namespace) if not scopes or app_id in scopes else None
+    if scopes and app_id not in scopes:
+        if not app_id:  # or everybody in the scopes is somebody else
+            _log.warning("%s is left out: it is for %s, and the gateway has no app id", where, ", ".join(scopes))
+        return None
+    return _made(name, where, properties, app_id, namespace)
 
 
 def _properties(raw: object, where: str) -> dict[str, str]:

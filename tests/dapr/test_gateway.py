@@ -20,8 +20,8 @@ import pytest
 from gateways import run_gateway, settings_of
 from processes import RealCluster, run_cluster
 
-import kvclient
 from kvnode.dapr import gateway as process
+from kvnode.dapr.listening import AddressError, listen
 
 
 def code(response: httpx.Response) -> tuple[int, str]:
@@ -105,15 +105,27 @@ def test_before_there_is_a_cluster_it_says_so(settings: Any) -> None:
     asyncio.run(run())
 
 
-def test_an_address_in_use_is_one_sentence(gateway: Any, settings: Any) -> None:
-    port = int(gateway.address.rsplit(":", 1)[1])
-    with pytest.raises(kvclient.ConfigError, match=f"cannot listen on 127.0.0.1:{port}: "):
-        asyncio.run(process.serve(replace(settings, http_port=port), asyncio.Event(), lambda *addresses: None))
+@pytest.mark.parametrize("setting", ["http_port", "grpc_port"])
+def test_an_address_in_use_is_one_sentence(
+    gateway: Any, settings: Any, setting: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = gateway.address if setting == "http_port" else gateway.grpc_address
+    port = int(address.rsplit(":", 1)[1])
+    taken = f"cannot listen on 127.0.0.1:{port}: another process does; stop that or choose another {setting}$"
+    with pytest.raises(AddressError, match=taken):
+        asyncio.run(process.serve(replace(settings, **{setting: port}), asyncio.Event(), lambda *addresses: None))
+    assert capfd.readouterr().err == ""  # the gRPC library has words of its own
+
+
+def test_a_host_that_is_not_of_this_machine_is_one_sentence(settings: Any) -> None:
+    for host in ("192.0.2.1", "no.such.host.invalid", "a" * 300):
+        with pytest.raises(AddressError, match=f"cannot listen on {host}:0: .*; choose another host$"):
+            asyncio.run(process.serve(replace(settings, host=host), asyncio.Event(), lambda *addresses: None))
 
 
 def test_an_answer_waits_for_no_receipt_of_its_first_half() -> None:
     with (
-        process._listen("127.0.0.1", 0)[0] as listening,
+        listen("127.0.0.1", 0, "http_port")[0] as listening,
         socket.create_connection(listening.getsockname()),
         listening.accept()[0] as connection,
     ):

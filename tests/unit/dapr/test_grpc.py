@@ -20,6 +20,7 @@ from kvnode.dapr import errors, rpc
 from kvnode.dapr import grpc as runtime
 from kvnode.dapr.about import About
 from kvnode.dapr.admission import Admission
+from kvnode.dapr.listening import AddressError
 from kvnode.dapr.protos import common_pb2, runtime_pb2
 from kvnode.dapr.settings import Bounds, DaprStore, GatewaySettings
 from kvnode.dapr.state import States
@@ -528,7 +529,7 @@ async def test_before_the_cluster_is_reached_a_call_is_unavailable_and_not_appli
 async def test_an_address_in_use_is_refused_not_shared(gateway: Gateway) -> None:
     await gateway.start()
     port = int(gateway.address.rpartition(":")[2])
-    with pytest.raises(kvclient.ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
+    with pytest.raises(AddressError, match=f"cannot listen on 127.0.0.1:{port}: another process does"):
         await gateway.start(replace(SETTINGS, grpc_port=port))
 
 

@@ -82,6 +82,13 @@ def test_a_store_is_for_the_apps_in_its_scopes(tmp_path: Path) -> None:
     assert load(tmp_path, more="scopes: []", app_id="three") != {}
 
 
+def test_a_store_that_no_app_id_can_reach_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert load(tmp_path, more="scopes: [one, two]", app_id="three") == {}
+    assert not caplog.records
+    assert load(tmp_path, more="scopes: [one, two]") == {}
+    assert 'component "orders" is left out: it is for one, two, and the gateway has no app id' in caplog.text
+
+
 def test_what_is_for_other_programs_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "many.yml").write_text(
         "kind: Component\nmetadata: {name: bus}\nspec: {type: pubsub.redis}\n---\n---\nkind: Resiliency\n"
