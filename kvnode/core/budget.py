@@ -23,7 +23,7 @@ _INCREASE = 0.1
 _HURT = 1.5
 """p99 above so many times its level without repair halves the share: well before it has doubled."""
 _LEVEL_MS_MIN = 7.0
-"""Below this p99 is noise of the machine (one garbage collection, one turn of the scheduler): 1.5 times it is little."""
+"""Below this p99 is noise of the machine (a garbage collection, a turn of the scheduler): 1.5 times it is little."""
 SAMPLES_MIN = 20
 """With fewer in an observation nobody is there to be hurt."""
 _LEARN = 0.3
