@@ -53,8 +53,8 @@ _ETAG_CODES = {
 
 
 def fault_of(error: StateError) -> Fault:
-    """Return what a sidecar is told."""
-    message = cut(error.message)
+    """Return what a sidecar is told: the cause alone, because it puts the words of its own API before it."""
+    message = cut(error.detail)
     if (code := _ETAG_CODES.get(error.kind)) is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field="etag", description=message)
         return Fault(code, message, error_details_pb2.BadRequest(field_violations=[violation]))

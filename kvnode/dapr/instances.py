@@ -102,7 +102,9 @@ class Instances:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigError(f"{self._directory} is in use by another component: give each its own") from error
+            raise ConfigError(
+                f"{self._directory} is in use by another component: stop that, or give this one its own with --memory"
+            ) from error
 
     def close(self) -> None:
         """Give the directory back."""
