@@ -85,3 +85,23 @@ async def test_with_room_again_writes_must_succeed_and_nothing_that_was_refused_
 ) -> None:
     (found,) = await asked(ScriptedKv(write, read), probes.write)
     assert found.is_right == is_right
+
+
+@pytest.mark.parametrize(("failure", "is_right"), [(OutcomeUnknown("perhaps"), True), (Overloaded("full"), False)])
+async def test_what_was_tried_with_room_again_may_show_unless_it_was_refused(
+    asked: Any, monkeypatch: pytest.MonkeyPatch, failure: KvError, is_right: bool
+) -> None:
+    class Held(ScriptedKv):
+        """Fails the first write, and holds its value all the same."""
+
+        async def put(self, key: str, value: str, **options: Any) -> None:
+            failed, self.write, self.read = self.write, None, value
+            if failed is not None:
+                raise failed
+
+    async def ask(*args: Any) -> None:
+        monkeypatch.setattr(probes, "COME_BACK_S", 5.0)
+        await probes.write(*args)
+
+    (found,) = await asked(Held(failure), ask)
+    assert found.is_right == is_right
