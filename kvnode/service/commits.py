@@ -76,7 +76,7 @@ class Commits:
         self._send(len(self._pending))
 
     def repair(self, index: int, key: bytes, ballot: Ballot, record: Record, overlay: bytes = b"") -> bool:
-        """Send a replica what a read saw that it lacks: a chosen record, an overlay entry (R20, R31); nobody waits.
+        """Send a replica what it was seen to lack: a chosen record, an overlay entry (R12, R20, R31); nobody waits.
 
         Returns whether it was sent: when the repair budget is spent it is left to the next read, or to what heals
         without one.
@@ -92,12 +92,14 @@ class Commits:
         return True
 
     def on_unknown_ballot(self, link: Link, message: Message) -> None:
-        """A replica does not hold what it was told to mark: send it the record that is committed here by now (R12)."""
+        """A replica does not hold what it was told to mark: send it the record that is committed here by now (R12), or
+        owe it that when the repair budget is spent."""
         _, key, ballot = message
         image = self._registers.get(key).shown
-        if image.committed_ballot >= ballot:
-            record = image.committed
-            link.send((m.COMMIT, self._epoch, key, image.committed_ballot, record.body, record.window))
+        if image.committed_ballot < ballot:
+            return
+        if not self.repair(link.index, key, image.committed_ballot, image.committed):
+            self._handoff.owe(key, 1 << link.index)
 
     def _arm(self, delay_s: float) -> None:
         self._is_armed = True

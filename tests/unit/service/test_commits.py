@@ -68,6 +68,21 @@ def test_an_unknown_ballot_that_is_no_longer_the_latest_gets_the_latest() -> Non
     assert world.register(c, "k").image.committed.content == b"\0002"
 
 
+def test_what_a_replica_missed_is_owed_to_it_while_the_repair_budget_is_spent() -> None:
+    world, a, _, c = trio()
+    lost, records = catch(world, m.ACCEPT, target=c), catch(world, m.COMMIT)
+    put(world, b"v", a)
+    lost.stop()
+    world.hosts[a].node.pace.charge(2 * world.config.limits.repair_bytes_per_s)
+    world.run(1.0)
+    assert records.messages == []
+    assert world.hosts[a].node.handoff.hints.ledgers[c].waiting
+    records.stop()
+    world.run(2.0)
+    settle(world)
+    assert world.register(c, "k").image.committed.content == b"\0v"
+
+
 def test_a_node_that_was_away_is_not_owed_marks_for_ever() -> None:
     world, a, _, c = trio()
     with apart(world, c):
