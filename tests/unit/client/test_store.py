@@ -6,6 +6,7 @@ import asyncio
 import copy
 import pickle
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -273,17 +274,27 @@ async def test_an_update_that_raises_changes_nothing(cluster: Any, kv: kvclient.
 
 
 async def test_an_update_that_loses_every_race_ends_at_the_deadline_as_not_applied(
-    cluster: Any, kv: kvclient.Kv
+    cluster: Any, kv: kvclient.Kv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await kv.put("k", 1)
     stands = cluster.rows[b"default\0k"]
-    cluster.everywhere(lambda message: (m.CONFLICT, message[1], stands) if message[0] == m.MUTATE else None)
+    time_left = iter([True, True, False])
+    now_s = asyncio.get_running_loop().time
+
+    def lose(message: Any) -> Any:
+        if message[0] != m.MUTATE:
+            return None
+        if not next(time_left):
+            monkeypatch.setattr(kv._cluster, "loop", SimpleNamespace(time=lambda: now_s() + 1000))
+        return (m.CONFLICT, message[1], stands)
+
+    cluster.everywhere(lose)
     with pytest.raises(kvclient.DeadlineExceeded) as late:
-        await kv.update("k", lambda value: value + 1, timeout=1)
+        await kv.update("k", lambda value: value + 1, timeout=60)
     assert late.value.outcome == "not applied"
     assert isinstance(late.value.__cause__, kvclient.EtagMismatch)
     sequences = [request[4] for request in cluster.requests(m.MUTATE)]
-    assert len(set(sequences)) == len(sequences) > 1
+    assert len(set(sequences)) == len(sequences) == 3
 
 
 async def test_transact_is_one_change_and_returns_what_stands(cluster: Any, kv: kvclient.Kv) -> None:
