@@ -33,8 +33,10 @@ SCALARS = (
     | st.none()
     | st.floats(allow_nan=False)
 )
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=9), inner))
-MESSAGES = st.lists(st.lists(VALUES, max_size=20), max_size=40)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=9), inner), max_leaves=20
+)
+MESSAGES = st.lists(st.lists(VALUES, max_size=6), max_size=12)
 
 
 @given(MESSAGES, st.lists(st.integers(0, 5000), max_size=8))
