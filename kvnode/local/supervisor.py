@@ -23,7 +23,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from kvnode.local.statefile import LocalError
 
 START_TIMEOUT_S = 60.0
 """A node that does not serve by then is reported; it may still come (a large log to replay, peers that are missing)."""
+LEFT_BEHIND_S = 5.0
+"""The same once another has gone: it may be the one that this one waits for."""
 STOP_GRACE_S = 5.0
 """On top of the node's own drain timeout, before it is killed."""
 GATEWAY = "gateway"
@@ -145,11 +147,22 @@ class Supervisor:
 
     @staticmethod
     async def _wait_settled(children: Iterable[Child]) -> None:
-        """Return when each of these serves or has gone, at the latest after START_TIMEOUT_S."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(START_TIMEOUT_S):
-                for child in children:
-                    await child.settled.wait()
+        """Return when each of these serves or has gone, at the latest after START_TIMEOUT_S, or LEFT_BEHIND_S after one
+        has gone."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + START_TIMEOUT_S
+        waiting = {loop.create_task(child.settled.wait()): child for child in children}
+        try:
+            while waiting:
+                timeout = until_s - loop.time()
+                done, _ = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    return
+                if not all(waiting.pop(task).pid for task in done):
+                    until_s = min(until_s, loop.time() + LEFT_BEHIND_S)
+        finally:
+            for task in waiting:
+                task.cancel()
 
     async def _stop_when_told(self) -> None:
         await self._stop.wait()
