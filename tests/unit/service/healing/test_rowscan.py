@@ -9,8 +9,9 @@ from random import Random
 import pytest
 
 from kvclient.wire.values import NO_BALLOT, Ballot
-from kvnode.core.record import EMPTY_IMAGE, Image
-from kvnode.service.healing.rowscan import ROWS, RowScan
+from kvnode.core.record import EMPTY_IMAGE, Image, Record
+from kvnode.service.healing import rowscan
+from kvnode.service.healing.rowscan import REST_S, ROWS, RowScan
 from kvnode.service.registers import Registers
 from kvnode.storage.memory import MemoryEngine
 
@@ -26,16 +27,19 @@ class Listener:
 
 class Bench:
     def __init__(self, rows: int) -> None:
-        soon: list[Callable[[], None]] = []
-        self.engine = MemoryEngine(soon.append, pytest.fail)
+        self.soon: list[Callable[[], None]] = []
+        self.engine = MemoryEngine(self.soon.append, pytest.fail)
         self.keys = [(number % 3).to_bytes(2, "big") + b"default\0k%06d" % number for number in range(rows)]
         for key in self.keys:
             self.engine.put(key, row(1), sync=True, then=None)
-        while soon:
-            soon.pop(0)()
+        self.settle()
         self.registers = Registers(self.engine, 100, 1 << 20, 100, NO_BALLOT)
         self.listener, self.other = Listener(), Listener()
         self.scan = RowScan(self.engine, self.registers, Random(1), 60.0, [self.listener, self.other], 0.0)
+
+    def settle(self) -> None:
+        while self.soon:
+            self.soon.pop(0)()
 
 
 def row(number: int) -> Image:
@@ -112,3 +116,18 @@ def test_what_is_in_memory_is_ahead_of_the_disk_and_nothing_is_loaded() -> None:
     bench.scan.sweep(10.0)
     assert dict(bench.listener.seen) == {bench.keys[0]: row(1), bench.keys[1]: row(9), bench.keys[2]: row(1)}
     assert bench.registers.peek(bench.keys[0]) is None
+
+
+def test_a_sweep_reads_few_large_values_and_rests_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rowscan, "SWEEP_BYTES", 1000)
+    bench = Bench(10)
+    large = EMPTY_IMAGE._replace(committed=Record(b"v" * 400, b""))
+    for key in bench.keys:
+        bench.engine.put(key, large, sync=True, then=None)
+    bench.settle()
+    bench.scan.sweep(10.0)
+    assert len(bench.listener.seen) == 3
+    bench.scan.sweep(10.0 + REST_S / 2)
+    assert len(bench.listener.seen) == 3
+    bench.scan.sweep(10.0 + REST_S)
+    assert len(bench.listener.seen) == 6
