@@ -128,7 +128,7 @@ class Node:
         self.consensus = Consensus(
             exchanges, registers, self.ceilings, self.commits, self.handoff, runtime, limits, EPOCH, names
         )
-        self.handoff.settle = self.consensus.settle
+        self.handoff.settle, self.handoff.on_missed = self.consensus.settle, self.healing.on_missed
         self.handoff.wait_s, self.handoff.charge = self.pace.wait_s, self.pace.charge
         self.healing.anti_entropy.is_owed = self.handoff.owes
         self.reads = StrongReads(

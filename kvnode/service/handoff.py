@@ -93,7 +93,7 @@ class _Batch:
 
     def on_lost(self, index: int) -> None:
         if index == self.target:
-            self.handoff.on_lost(self)
+            self.handoff.on_refusal(self)
 
 
 class Handoff:
@@ -130,6 +130,8 @@ class Handoff:
         self.charge: Callable[[int, int], None] = lambda size_bytes, operations: None
         """Counts what was sent against the repair budget: bytes, and debts."""
         self.settle: Callable[[bytes, Placement], object] = lambda key, placement: None
+        self.on_missed: Callable[[], None] = lambda: None
+        """Hears that this very node could not take something; it cannot owe itself."""
         self._claims: deque[tuple[int, Iterator[tuple[bytes, int]]]] = deque()
         self._losses = list(exchanges.losses)
         self._doubted = 0
@@ -188,6 +190,8 @@ class Handoff:
         """A node could not take something: it is owed what it may have missed, and whoever waits for it is told."""
         if message[2] in ("overloaded", "clock-skew"):
             self._refusing_until_s[link.index] = self._clock.monotonic_s() + _REFUSING_S
+            if not self._not_home >> link.index & 1:
+                self.on_missed()
         self._exchanges.on_reply(link, message)
 
     def sweep(self, now_s: float) -> None:
@@ -357,12 +361,8 @@ class Handoff:
         else:
             self._pay(target)
 
-    def on_lost(self, batch: _Batch) -> None:
-        """Let all debts of a batch wait again that was lost with its link."""
-        self.on_refusal(batch)
-
     def on_refusal(self, batch: _Batch) -> None:
-        """Let all debts of a batch wait again that was refused as a whole."""
+        """Let all debts of a batch wait again that was refused as a whole, or lost with its link."""
         self._end(batch)
         ledger = self.hints.ledgers[batch.target]
         for key in reversed(batch.keys):

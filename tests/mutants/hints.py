@@ -9,6 +9,7 @@ import pytest
 from kvclient.wire import messages as m
 from kvnode.core.hints import Ledger
 from kvnode.core.record import NO_ENTRY
+from kvnode.service import handoff
 from kvnode.service.consensus import Consensus
 from kvnode.service.handoff import Handoff
 from kvnode.service.hintrows import HintRows
@@ -65,17 +66,18 @@ def hints_are_cleared_when_sent(patch: pytest.MonkeyPatch) -> None:
     """A debt is paid once it is written to a connection, whatever becomes of it there."""
     pay = Handoff._pay
 
-    def hopeful(handoff: Any, target: Any) -> None:
-        pay(handoff, target)
-        ledger = handoff.hints.ledgers[target]
+    def hopeful(debtor: Any, target: Any) -> None:
+        pay(debtor, target)
+        ledger = debtor.hints.ledgers[target]
         for key in list(ledger.sent):
-            handoff._discharge(target, ledger, key)
+            debtor._discharge(target, ledger, key)
 
     patch.setattr(Handoff, "_pay", hopeful)
 
 
 def hints_are_paid_when_sent(patch: pytest.MonkeyPatch) -> None:
-    def trusting(handoff: Any, batch: Any) -> None:
-        handoff.on_taken(batch, 0, bytes(len(batch.keys)))
+    def trusting(batch: Any, index: int) -> None:
+        if index == batch.target:
+            batch.handoff.on_taken(batch, 0, bytes(len(batch.keys)))
 
-    patch.setattr(Handoff, "on_lost", trusting)
+    patch.setattr(handoff._Batch, "on_lost", trusting)

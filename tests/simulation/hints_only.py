@@ -4,8 +4,9 @@ Decides: how comparisons are kept from beginning, and when hints are excused.  L
 (`rest`).
 
 A hint is excused where the product promises none (`service.recent`, `service.handoff`): what a process had sent and
-nobody had vouched for ends with that process; a node that stays out keeps what it owes; a disk that takes longer than a
-second may lose what was vouched for; and at its bounds a ledger drops what it must.
+nobody had vouched for ends with that process; a node that stays out keeps what it owes, and one without room for what
+it coordinates owes itself nothing; a disk that takes longer than a second may lose what was vouched for; and at its
+bounds a ledger drops what it must.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ _SLOW_DISKS: Final = ("slow disk", "held disk")
 def stop_comparing(host: SimHost) -> None:
     """Keep the process that was just started on a host from beginning comparisons."""
     host.node.healing.anti_entropy.sweep = lambda now_s: None  # type: ignore[method-assign]
+    on_missed = host.node.handoff.on_missed
+
+    def missed() -> None:
+        host.has_missed = True
+        on_missed()
+
+    host.node.handoff.on_missed = missed
 
 
 def compare_again(world: SimWorld) -> None:
@@ -50,6 +58,8 @@ def excuse(world: SimWorld, scenario: Scenario, operations: list[Operation]) -> 
             if begun_s <= at_s <= ended_s + after_s:
                 return f"the process of {name} ended {at_s - begun_s:.1f} s after operation {operation.index} began"
     for host in world.hosts:
+        if host.has_missed:
+            return f"{host.name} had no room for what it coordinated, and would have compared"
         if not host.is_serving:
             return f"{host.name} stays out, with what it owes"
         dropped = host.node.handoff.facts()["hints_dropped"]

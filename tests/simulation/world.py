@@ -77,6 +77,8 @@ class SimHost:
         """True once an old copy of the data directory was put in its place."""
         self.has_lost = False
         """True: acknowledged rows may be gone, since some store has `durability = "os"` (R48)."""
+        self.has_missed = False
+        """True: it had no room for something that it coordinated itself; noted in runs without comparisons."""
         self.ends_s: list[float] = []
         """When processes have ended here, however."""
         self.death: BaseException | None = None

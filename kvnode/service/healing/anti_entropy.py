@@ -4,7 +4,8 @@ Decides: who compares with whom and when, and how a comparison goes.  Leaves to 
 side and the sending of records (`mending`), which of two states is newer (R12, R29).
 
 Of two nodes the one that the configuration names first asks: on a schedule (`repair_interval_s`), soon after the other
-can be reached again, and when a person wants it.  A comparison with one node is a job; a node asks one other at a time:
+can be reached again, and when a person wants it.  A node that had no room for what it coordinated itself, which nobody
+owes it, asks all others once it has.  A comparison with one node is a job; a node asks one other at a time:
 
     1. the roots of all ranges that both own, in one message: where nothing differs, that was all;
     2. once more a moment later, for what was on its way (marks follow their writes by some 20 ms);
@@ -29,19 +30,14 @@ from kvnode.service.exchange import Exchanges
 from kvnode.service.healing import comparing
 from kvnode.service.healing.jobs import Jobs, Steps
 from kvnode.service.healing.mending import Mending, Tally
+from kvnode.service.healing.partners import NEVER_S, RETRY_S, RETURN_S, Demand, Partner
 from kvnode.service.healing.trees import Trees
 from kvnode.service.placement import Placements
 
-RETURN_S = 1.0
-"""From a peer's return to the comparison with it: its links settle, and hints get a start."""
 HINTS_S = 60.0
 """How long a comparison waits for hints to be delivered first."""
 _SETTLE_S = 0.5
 _ROUNDS_MAX = 6
-_RETRY_S = 2.0
-_RETRY_S_MAX = 60.0
-_TRIES_MAX = 30
-"""Of one partner, on demand: a minute, in which another may repair it."""
 _KEYS_MAX = 16_384
 """Keys told in one list: some 450 KiB, and a few MiB of memory while it is made."""
 _SALT = 0x9E3779B97F4A7C15
@@ -50,38 +46,6 @@ Range = tuple[int, int]
 """Copies, partition."""
 Answered = Generator["float | Message", "Message | None", bool]
 Differing = Generator["float | Message", "Message | None", "list[Range] | None"]
-
-
-class _Partner:
-    """Another node that this one compares itself with."""
-
-    __slots__ = ("bits", "compared_s", "due_s", "failures", "returned_s")
-
-    def __init__(self) -> None:
-        self.bits = 0
-        self.due_s = 0.0
-        self.returned_s = 0.0
-        self.compared_s: float | None = None
-        self.failures = 0
-
-
-class Demand:
-    """A comparison that a person asked for, and how far it is."""
-
-    def __init__(self, store: str, partners: list[int]) -> None:
-        self.store = store
-        self.waiting = partners
-        self.ranges = self.compared = self.differing = self.sent = self.repaired = 0
-        self.current = 0
-        """Ranges compared with the partner whose turn it is."""
-        self.failed: list[str] = []
-        self.is_running = True
-        self._tries: dict[int, int] = {}
-
-    def may_retry(self, index: int) -> bool:
-        """Return whether a partner that did not answer, or was being compared by another, is asked again."""
-        self._tries[index] = tries = self._tries.get(index, 0) + 1
-        return tries < _TRIES_MAX
 
 
 class AntiEntropy:
@@ -110,7 +74,10 @@ class AntiEntropy:
         self._clock = clock
         self._limits = limits
         self._epoch = epoch
-        self._partners = {index: _Partner() for index in range(home + 1, len(names)) if self._shared(index)}
+        sharing = [index for index in range(len(names)) if index != home and self._shared(index)]
+        self._asked = [index for index in sharing if index > home]
+        every_s = limits.repair_interval_s
+        self._partners = {index: Partner(every_s if index > home else NEVER_S) for index in sharing}
         self._active = -1
         self._is_rebuilding = False
         self._rebuild_at = 0
@@ -135,11 +102,15 @@ class AntiEntropy:
 
     def on_peer_up(self, index: int) -> None:
         """A node can be reached (again): compare soon."""
-        partner = self._partners.get(index)
-        if partner is not None:
-            partner.returned_s = self._clock.monotonic_s()
-            partner.due_s = partner.returned_s + RETURN_S
-            partner.failures = 0
+        if index in self._asked:
+            self._partners[index].soon(self._clock.monotonic_s())
+
+    def catch_up(self) -> None:
+        """This node lacks what nobody owes it: compare with all others soon."""
+        now_s = self._clock.monotonic_s()
+        for partner in self._partners.values():
+            if partner.due_s > now_s + RETURN_S:  # a disk that fills up again and again must not put it off
+                partner.soon(now_s)
 
     def sweep(self, now_s: float) -> None:
         """Begin what is due."""
@@ -191,8 +162,8 @@ class AntiEntropy:
     def repair(self, store: str) -> None:
         """Compare with every partner now, unless that is under way."""
         if self.demand is None or not self.demand.is_running:
-            self.demand = demand = Demand(store, list(self._partners))
-            demand.ranges = sum(len(self._shared(index)) for index in self._partners)
+            self.demand = demand = Demand(store, list(self._asked))
+            demand.ranges = sum(len(self._shared(index)) for index in self._asked)
 
     def _go_on(self, demand: Demand) -> None:
         if demand.waiting:
@@ -206,7 +177,7 @@ class AntiEntropy:
         return {
             "running": demand.is_running and self.demand is not None,
             "trees": self.progress(),
-            "partners": [self._names[index] for index in self._partners],
+            "partners": [self._names[index] for index in self._asked],
             "ranges": demand.ranges,
             "compared": demand.compared + demand.current,
             "differing": demand.differing,
@@ -241,19 +212,16 @@ class AntiEntropy:
         if is_whole:
             self.comparisons += 1
             if not store:
-                partner.failures = 0
-                partner.compared_s = now_s
-                partner.due_s = now_s + self._limits.repair_interval_s
+                partner.on_compared(now_s)
         elif demand is None:
-            partner.failures += 1
-            partner.due_s = now_s + min(_RETRY_S_MAX, _RETRY_S * partner.failures)
+            partner.on_failure(now_s)
         if demand is not None:
             demand.sent += tally.sent
             demand.repaired += tally.changed
             if is_whole:
                 demand.compared += len(ranges)
             elif demand.may_retry(index) and self._exchanges.links[index] is not None:
-                yield _RETRY_S
+                yield RETRY_S
                 demand.waiting.append(index)
             else:
                 demand.failed.append(self._names[index])
@@ -390,8 +358,5 @@ class AntiEntropy:
             "drifted": self._trees.drifted,
             "roots": self._trees.roots(),
             "comparing": self._names[self._active] if self._active >= 0 else "",
-            "since_s": {
-                self._names[index]: None if partner.compared_s is None else round(now_s - partner.compared_s, 1)
-                for index, partner in self._partners.items()
-            },
+            "since_s": {self._names[index]: self._partners[index].since_s(now_s) for index in self._asked},
         }

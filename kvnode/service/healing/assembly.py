@@ -41,6 +41,8 @@ class Healing:
         epoch: int,
     ) -> None:
         self.pace = pace
+        self._replica = replica
+        self._has_missed = False
         self.trees = Trees(config, home, placements, registers, engine, pace)
         registers.on_change = self.trees.on_change
         self.jobs = Jobs(exchanges, runtime)
@@ -71,8 +73,15 @@ class Healing:
         """A node can be reached (again)."""
         self.anti_entropy.on_peer_up(index)
 
+    def on_missed(self) -> None:
+        """This node could not keep what it coordinated, which nobody owes it: get it once there is room."""
+        self._has_missed = True
+
     def sweep(self, now_s: float) -> None:
         """Begin what is due, and look at the latency of clients."""
+        if self._has_missed and not self._replica.is_clogged:
+            self._has_missed = False
+            self.anti_entropy.catch_up()
         self.pace.sweep(now_s)
         self.jobs.sweep(now_s)
         self.anti_entropy.sweep(now_s)

@@ -15,7 +15,7 @@ from world import World, name_of
 from kvclient.wire import messages as m
 from kvnode.config import Limits
 from kvnode.core.merkle import Tree, item_of, position_of
-from kvnode.service.healing import anti_entropy
+from kvnode.service.healing import anti_entropy, partners
 from kvnode.storage.engine import DamagedRow
 
 LIMITS = Limits(repair_interval_s=5.0, tree_rebuild_s=1e6, tree_leaves_max=1 << 12, hint_bytes_max=0)
@@ -169,7 +169,7 @@ def test_messages_that_get_lost_delay_and_break_nothing() -> None:
     world.cut(0, 2)
     world.mend(0, 2)
     world.on_post = lambda source, target, message: True
-    world.run(anti_entropy._RETRY_S_MAX + 400.0)
+    world.run(partners._RETRY_S_MAX + 400.0)
     assert differing(world, 40) == []
     check_trees(world)
 
@@ -522,3 +522,21 @@ def test_a_malformed_answer_to_marks_ends_the_comparison() -> None:
     world.on_post = lambda source, target, message: True
     world.run(30.0)
     assert differing(world, 10) == []
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_node_whose_disk_was_full_gets_what_it_coordinated_and_could_not_keep(at: int) -> None:
+    """Nobody owes it that, so it asks: also those who otherwise ask it."""
+    world = healing(replace(LIMITS, repair_interval_s=1e6))
+    world.run(5.0)
+    world.hosts[at].engine.writable = False
+    call = world.write("k", b"v", at)
+    world.run(10.0)
+    assert call.kind == m.APPLIED
+    compared = [host.node.healing.anti_entropy.comparisons for host in world.hosts]
+    assert seen_by(world, at) is None
+    world.hosts[at].engine.writable = True
+    world.run(10.0)
+    assert seen_by(world, at) == b"v"
+    for index, host in enumerate(world.hosts):
+        assert host.node.healing.anti_entropy.comparisons == compared[index] + (2 if index == at else 0)
