@@ -51,7 +51,10 @@ def main(file: Path, keys: tuple[str, ...], as_json: bool, html: Path | None, st
     console = Console(stderr=as_json)
     try:
         operations = load(file)
-    except (HistoryError, OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        console.print(f"[red]cannot read {escape(str(file))}: {escape(error.strerror or str(error))}", highlight=False)
+        sys.exit(2)
+    except (HistoryError, UnicodeDecodeError) as error:
         console.print(f"[red]{escape(str(error))}", highlight=False)
         sys.exit(2)
     if keys:

@@ -180,7 +180,8 @@ class Run:
                 f"{seeds} seeds in {elapsed_s:.1f} s ({rate:.1f} a second, {rate / self.jobs:.1f} per process): "
                 f"{self.totals['operations']} operations, {self.totals['steps']} steps, "
                 f"{self.totals['purged']} tombstones purged, "
-                f"{self.totals['unjudged']} keys too hard to judge"
+                f"{self.totals['unjudged']} keys too hard to judge",
+                soft_wrap=True,
             )
             for check, count in Counter(each.problem.check for each in self.failures if each.problem).most_common():
                 console.print(f"  [red]{count:5d}[/]  {escape(check)}")

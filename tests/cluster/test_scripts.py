@@ -15,6 +15,12 @@ def test_kill_node_kills_a_node_under_load_and_finds_nothing_lost() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_demo_refuses_arguments_instead_of_running_all_the_same() -> None:
+    done = subprocess.run([SCRIPTS / "demo", "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "takes no arguments" in done.stderr
+
+
 def test_chaos_lists_its_faults_and_refuses_others() -> None:
     def chaos(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, SCRIPTS / "chaos.py", *arguments]

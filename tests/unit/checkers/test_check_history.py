@@ -46,7 +46,11 @@ def test_a_violation_is_exit_code_1_with_the_operations_that_show_it(tmp_path: P
 
 def test_an_unreadable_history_is_exit_code_2_with_the_line(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"i":0}\n')
-    for name, words in (("bad.jsonl", 'line 1 has "process" None'), ("missing.jsonl", "No such file")):
+    for name, words in (
+        ("bad.jsonl", 'line 1 has "process" None'),
+        ("missing.jsonl", "cannot read"),
+        (".", "cannot read"),
+    ):
         result = CliRunner().invoke(check_history.main, [str(tmp_path / name)])
         assert result.exit_code == 2
         assert words in " ".join(result.output.split())
