@@ -37,10 +37,10 @@ async def dial(address: Address, cluster: str, timeout_s: float, on_change: Call
     except socket.gaierror as error:
         raise NotConnected(f"the host of {address} does not resolve ({error.strerror}): check its name") from error
     except ConnectionRefusedError as error:
-        raise NotConnected(f"nobody listens at {address}: is the node up?") from error
+        raise NotConnected(f"nobody listens at {address} (is the node up?)") from error
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
-        raise NotConnected(f"{address} cannot be reached ({reason}): is the node up?") from error
+        raise NotConnected(f"{address} cannot be reached: {reason} (is the node up?)") from error
     finally:
         if not is_through:
             link.close("the handshake failed")

@@ -72,8 +72,9 @@ def parse(raw: bytes) -> Line | None:
         raise InvalidRequest(f'a line must be {{"key": ..., "value": ...}}, not {type(fields).__name__}')
     unknown = [name for name in fields if name not in LINE_FIELDS]
     if unknown or not isinstance(fields.get("key"), str) or ("value" in fields) == ("base64" in fields):
+        names = ", ".join(map(json.dumps, fields)) or "nothing"
         raise InvalidRequest(
-            f'a line must have "key" (text) and "value" (or "base64"), not {", ".join(fields) or "nothing"}'
+            f'a line must have "key" (text) and "value" (or "base64"), and nothing else; it has {names}'
         )
     return Line(fields["key"], _bytes_of(fields["base64"]) if "base64" in fields else fields["value"])
 

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import IO, Any
 
 Row = Sequence[object]
@@ -227,8 +228,14 @@ def _replica_rows(replica: Mapping[str, Any]) -> list[list[object]]:
     for what in ("accepted", "committed", "overlay"):
         state = replica.get(what)
         if state:
-            rows.append([name, what, *(state.get(field, "-") for field in ("ballot", "version", "value"))])
+            rows.append([name, what, *(state.get(field, "-") for field in ("ballot", "version")), _value_of(state)])
     return rows
+
+
+def _value_of(state: Mapping[str, Any]) -> str:
+    if "expires_ms" not in state:
+        return str(state["value"])
+    return f"{state['value']} until {datetime.fromtimestamp(state['expires_ms'] / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 Advance = Callable[[int, str], None]
@@ -237,20 +244,19 @@ Advance = Callable[[int, str], None]
 
 @contextmanager
 def progress(title: str, total: int | None, done: int = 0) -> Iterator[Advance]:
-    """Show a progress bar on stderr while the block runs, if stderr is a terminal; else nothing."""
+    """Show a progress bar on stderr while the block runs, if stderr is a terminal; else nothing.
+
+    Without a total the words stand right after the count: `768` `of 768 ranges`.
+    """
     if not is_terminal(sys.stderr):
         yield lambda done, words: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[words]}"),
-    )
+    known = (MofNCompleteColumn(), TimeRemainingColumn())
+    counts = known if total is not None else (TextColumn("{task.completed:,}"),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TextColumn("{task.fields[words]}"))
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, completed=done, words="")
         yield lambda done, words: bar.update(task, completed=done, words=words)

@@ -10,6 +10,7 @@ nobody, and strangers get `_STRANGERS_MAX` places beyond, for the time of their 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from functools import partial
 from typing import Any, Final
@@ -78,10 +79,7 @@ class Listener:
         try:
             self._server = await loop.create_server(self._accept, self.host, self.port)
         except (OSError, OverflowError, UnicodeError) as error:
-            raise AddressError(
-                f"cannot listen on {self.host}:{self.port}: {getattr(error, 'strerror', None) or error}; "
-                "stop what uses the address, or give the node another host and port"
-            ) from error
+            raise AddressError(f"cannot listen on {self.host}:{self.port}: {_trouble(error)}") from error
         self.port = self._server.sockets[0].getsockname()[1]
         self._sweep.start()
 
@@ -186,6 +184,12 @@ class Listener:
         more = f" (and {self._unlogged} more since the last such line)" if self._unlogged else ""
         _log.warning("%s%s", text, more)
         self._logged_s, self._unlogged = now_s, 0
+
+
+def _trouble(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "the address is in use by another process; stop that, or give the node another port"
+    return f"{getattr(error, 'strerror', None) or error}; give the node another host and port"
 
 
 def greeting_check(kind: str, fields: dict[str, Any], expected: dict[str, type]) -> None:

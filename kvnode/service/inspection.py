@@ -201,8 +201,12 @@ def _part(ballot: bytes, body: bytes) -> dict[str, Any] | None:
     if not body:
         return None
     version = body[:44]
-    what = "deleted" if not body_content(body) else f"{len(body_content(body)) - 1} bytes"
-    facts = {"version": version_text(version), "etag": etag_of(version), "value": what}  # type: ignore[arg-type]
+    size = len(body_content(body)) - 1
+    what = "deleted" if size < 0 else f"{size} byte{'' if size == 1 else 's'}"
+    facts: dict[str, Any] = {"version": version_text(version), "etag": etag_of(version), "value": what}  # type: ignore[arg-type]
+    expires_ms = body_times(body)[0]
+    if size >= 0 and expires_ms:
+        facts["expires_ms"] = expires_ms
     return {"ballot": ballot_text(ballot), **facts} if ballot else facts  # type: ignore[arg-type]
 
 

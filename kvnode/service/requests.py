@@ -24,7 +24,7 @@ _LARGE_BYTES = 64 * 1024
 TEXTS = {
     "deadline-exceeded": "the time was up before anything was sent; nothing was applied",
     "overloaded": "a queue, the key's request window or a replica's disk is full; try again later",
-    "quorum-unreachable": "fewer replicas of the key are connected than the request needs; nothing was sent",
+    "quorum-unreachable": "too few replicas of the key are connected, so nothing was sent; try again when more are up",
     "answered": "this operation was answered before, so it is not run again",
     "too late to tell": "the operation's deadline passed too long ago for its outcome to be known",
     "in doubt": "the change was sent and not acknowledged by enough replicas; ask again with the same operation id",

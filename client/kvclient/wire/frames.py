@@ -23,6 +23,8 @@ from typing import Any, Final
 import msgpack  # type: ignore[import-untyped]
 
 HEADER_BYTES: Final = 4
+_HTTP: Final = 0x48545450
+"""The length that an answer in HTTP would begin with, whatever it says: longer than any frame."""
 HANDSHAKE_BYTES_MAX: Final = 64 * 1024
 """Until the handshake is through, a stranger gets this much of our memory and no more."""
 
@@ -154,6 +156,8 @@ class Decoder:
     def _frame_bytes(self, data: bytes, at: int) -> int:
         length = int.from_bytes(data[at : at + HEADER_BYTES], "big")
         if length > self.frame_bytes_max:
+            if length == _HTTP:
+                raise FrameError("it speaks HTTP, as the gateway does: give the address of a node")
             raise FrameError(f"a frame of {length} bytes exceeds the limit of {self.frame_bytes_max} bytes")
         return length
 

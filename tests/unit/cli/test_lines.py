@@ -94,7 +94,7 @@ def test_a_blank_line_says_nothing(raw: bytes) -> None:
         (b'{"key": "k"}', '"value"'),
         (b'{"key": 1, "value": 1}', '"key"'),
         (b'{"key": "k", "value": 1, "base64": ""}', '"base64"'),
-        (b'{"key": "k", "value": 1, "ttl": 1}', "ttl"),
+        (b'{"key": "k", "value": 1, "ttl": 1}', 'and nothing else; it has "key", "value", "ttl"'),
         (b'{"key": "k", "base64": "?"}', "base64"),
         (b'{"key": "k", "base64": 5}', "base64"),
     ],

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 
 from kvnode.cli import show
+
+
+class Screen(io.StringIO):
+    """A terminal, as far as its users can tell."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_plain_columns_are_aligned_and_numbers_stand_right() -> None:
@@ -66,6 +76,23 @@ def test_an_explanation_names_silent_replicas_and_says_whether_the_others_agree(
         ["n1", "committed", "b1", "v1"],
         ["n2", "unreachable", "not", "connected"],
     ]
+
+
+def test_an_explanation_says_until_when_a_value_lives() -> None:
+    mortal = {"ballot": "b1", "version": "v1", "etag": "e", "value": "1 byte", "expires_ms": 1795327893439}
+    replica = {"node": "n1", "promised": "b2", "accepted": None, "committed": mortal, "overlay": None}
+    facts = {"key": "k", "store": "s", "partition": 7, "preference": ["n1"], "replicas": [replica]}
+    text = show.explanation({**facts, "agree": True, "differ": False, "strong_read": "answers at once"})
+    assert "1 byte until 2026-11-22T06:11:33Z" in text
+
+
+def test_progress_towards_an_unknown_total_reads_as_a_count_and_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("NO_COLOR", "1")
+    with show.progress("repair", None) as advance:
+        advance(1768, "of 2,000 ranges")
+    assert "1,768 of 2,000 ranges" in screen.getvalue()
 
 
 def test_status_says_for_whom_deleted_keys_wait() -> None:

@@ -539,7 +539,9 @@ async def test_what_cannot_be_packed_is_the_callers_error_and_harms_nothing(hous
 
 async def test_a_port_in_use_is_a_config_error_that_names_the_address(house: House) -> None:
     second = Listener("127.0.0.1", house.listener.port, house.door, Limits(), manual_runtime()[0])
-    with pytest.raises(AddressError, match=f"cannot listen on 127.0.0.1:{house.listener.port}: .*in use"):
+    with pytest.raises(
+        AddressError, match=f"cannot listen on 127.0.0.1:{house.listener.port}: the address is in use by "
+    ):
         await second.start()
 
 

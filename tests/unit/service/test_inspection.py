@@ -192,6 +192,20 @@ def test_an_explanation_tells_of_an_overlay_and_of_undecided_proposals() -> None
     assert sum(replica["accepted"] is not None for replica in facts["replicas"]) == 1
 
 
+def test_an_explanation_tells_how_large_a_value_is_and_when_it_expires() -> None:
+    world, a, _, _ = trio()
+    world.write("k", b"v", a, w=3, ttl_ms=5000)
+    world.run()
+    now_ms = world.hosts[a].clock.wall_ms()
+    overlay = explained(world)["replicas"][0]["overlay"]
+    assert overlay["value"] == "1 byte"
+    assert 0 < overlay["expires_ms"] - now_ms <= 5000
+    put(world, b"old", a)
+    settle(world)
+    committed = explained(world)["replicas"][0]["committed"]
+    assert (committed["value"], "expires_ms" in committed) == ("3 bytes", False)
+
+
 def test_an_explanation_changes_nothing() -> None:
     world, a, _, _ = trio()
     put(world, b"v", a)

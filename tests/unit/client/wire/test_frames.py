@@ -77,6 +77,11 @@ def test_an_oversize_frame_is_refused_by_its_length_before_it_is_buffered() -> N
     assert decoder.held_bytes == 0
 
 
+def test_an_answer_in_http_is_called_that_and_not_a_long_frame() -> None:
+    with pytest.raises(FrameError, match="it speaks HTTP, as the gateway does: give the address of a node"):
+        Decoder(LIMIT).feed(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
 @pytest.mark.parametrize("at", range(1, 5))
 def test_an_oversize_length_is_refused_wherever_the_header_is_cut(at: int) -> None:
     decoder = Decoder(1000)
