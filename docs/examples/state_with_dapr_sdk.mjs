@@ -10,7 +10,8 @@ const [writers, rounds] = [3, 4];
 const lastWrite = { consistency: StateConsistencyEnum.CONSISTENCY_STRONG };
 const firstWrite = { ...lastWrite, concurrency: StateConcurrencyEnum.CONCURRENCY_FIRST_WRITE };
 
-// Over HTTP `save` does not throw: what went wrong is in what it returns.  Over gRPC it throws.
+// Over HTTP `save` does not throw: what went wrong is in what it returns, and the SDK logs it as an error, also a race
+// that was lost.  Over gRPC it throws.
 async function save(client, item) {
   try {
     const { error } = (await client.state.save(store, [item])) ?? {};

@@ -122,8 +122,9 @@ class Membership:
             return None
         if known.node_id != other.node_id:
             return "identity", (
-                f"the name {other.name!r} belongs to node id {known.node_id:016x}, not {other.node_id:016x}: a data"
-                " directory was emptied or exchanged; restore it (docs/protocol.md R44)"
+                f"the name {other.name!r} belongs to node id {known.node_id:016x}, not {other.node_id:016x}: its data"
+                f" directory was emptied or exchanged; put the right one back, as its node left it, or {LEAVE_DOWN}"
+                " (docs/protocol.md R1, R44)"
             )
         if other.incarnation == known.incarnation and other.process == known.process:
             return None

@@ -182,8 +182,8 @@ def _locked(path: Path) -> IO[str]:
 def _new_identity(path: Path, cluster: str, node: str, random_bits: Callable[[int], int]) -> Identity:
     if any((path / "rows").iterdir()):
         raise StorageError(
-            f"the data directory {path} holds rows but no identity.json, so it cannot be told whose they are; restore"
-            " the whole directory or start with an empty one"
+            f"the data directory {path} holds rows but no identity.json, so it cannot be told whose they are; put"
+            f" the whole directory back, as its node left it, or {LEAVE_DOWN} (docs/protocol.md R44)"
         )
     # Zero stands for "no node" on the wire.
     node_id = random_bits(NODE_ID_BITS) or 1

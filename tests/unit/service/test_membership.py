@@ -98,6 +98,7 @@ def test_only_a_later_incarnation_of_the_same_directory_may_return(changes: dict
     assert (refusal is not None) is is_refused
     if refusal is not None:
         assert refusal[0] == "identity"
+        assert "emptied" not in refusal[1] or "put the right one back, as its node left it, or leave it" in refusal[1]
 
 
 NEXT = {"incarnation": 6, "process": 10}
