@@ -75,7 +75,7 @@ class Replica:
         unsynced_stores: Collection[bytes],
     ) -> None:
         self._engine = engine
-        self._room = Room(engine)
+        self.room = Room(engine)
         self._registers = registers
         self._ceilings = ceilings
         self.age = age
@@ -348,13 +348,13 @@ class Replica:
     def takes_removal(self, link: Link, number: int, epoch: int) -> bool:
         """Return whether a step of a purge may be done now, which a full disk allows within its reserve; if not, it has
         been refused."""
-        is_taken = epoch == self._epoch and self._room.may_free
+        is_taken = epoch == self._epoch and self.room.may_free
         if not is_taken:
             self.refuse(link, number, epoch)
         return is_taken
 
     def _may_bury(self, key: bytes) -> bool:
-        return self._room.may_bury(self._registers.get(key).image, self._clock.wall_ms())
+        return self.room.may_bury(self._registers.get(key).image, self._clock.wall_ms())
 
     def answer(self, register: CachedRegister, link: Link, reply: Message, *, is_changed: bool) -> None:
         """Answer once what the register holds is durable; `is_changed`: it is in no row yet."""
@@ -366,14 +366,14 @@ class Replica:
     @property
     def is_clogged(self) -> bool:
         """True while the disk cannot take more."""
-        return self._room.is_clogged
+        return self.room.is_clogged
 
     def refuse(self, link: Link, number: int, epoch: int) -> None:
         """Answer REFUSED: nothing was changed, and nothing will be."""
         if epoch != self._epoch:
             reason = ("stale-epoch", f"the ring's epoch here is {self._epoch}, not {epoch}")
         else:
-            reason = ("overloaded", self._room.reason())
+            reason = ("overloaded", self.room.reason())
         link.send((m.REFUSED, number, *reason))
 
     def _put(self, key: bytes, register: CachedRegister, link: Link, reply: Message) -> None:

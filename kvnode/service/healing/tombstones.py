@@ -114,6 +114,8 @@ class Tombstones:
         fill the disk with such rows (R6)."""
         if not image.promised or image.accepted_ballot or image.committed_ballot or image.overlay:
             return
+        if not self._replica.room.may_free:
+            return  # the next walk meets it again
         old_ms = self._clock.wall_ms() - self._settle_after_ms(key[2:])
         if ballot_ms(image.promised) < old_ms:
             register = self._registers.get(key)

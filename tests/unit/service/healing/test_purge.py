@@ -354,6 +354,20 @@ def test_a_promise_alone_is_left_to_the_floor() -> None:
     assert world.register(a, "k").promise >= ballot
 
 
+def test_a_promise_alone_stays_on_a_disk_without_its_reserve() -> None:
+    """4a: a floor and a removal are written before they free anything."""
+    world, a, b, _c = mourning(deleted=False, put_first=False)
+    ballot = ballot_make((world.now_ms(a) + 480) << 16, 9, 1, 1)
+    world.post(b, a, (m.PREPARE, 5, 1, world.row_key("k"), ballot))
+    world.run()
+    fill(world, a, has_reserve=False)
+    world.run(2 * GRACE_S)
+    assert world.hosts[a].engine.load(world.row_key("k")) is not None
+    fill(world, a)
+    world.run(GRACE_S)
+    assert world.hosts[a].engine.load(world.row_key("k")) is None
+
+
 def test_a_floor_never_stands_far_ahead_of_the_clock() -> None:
     """A promise from a clock that was ahead would, as a floor, stop all new keys of the partition."""
     world, a, b, c, caught = mourning_until(m.REMOVE)
