@@ -78,22 +78,19 @@ class Commits:
     def repair(self, index: int, key: bytes, ballot: Ballot, record: Record, overlay: bytes = b"") -> bool:
         """Send a replica what it was seen to lack: a chosen record, an overlay entry (R12, R20, R31); nobody waits.
 
-        Returns whether it was sent: when the repair budget is spent it is left to the next read, or to what heals
-        without one.
+        Returns whether it was sent: when the repair budget is spent, or the link takes no more, it is left to the next
+        read, or to what heals without one.
         """
         link = self._exchanges.links[index]
         size_bytes = len(key) + len(record.body) + len(record.window) + len(overlay)
         if link is None or not self._may_spend(size_bytes):
             return False
-        if ballot:
-            link.send((m.COMMIT, self._epoch, key, ballot, record.body, record.window))
-        if overlay:
-            link.send((m.REPAIR, 0, self._epoch, key, overlay))
-        return True
+        is_sent = not ballot or link.send((m.COMMIT, self._epoch, key, ballot, record.body, record.window))
+        return is_sent and (not overlay or link.send((m.REPAIR, 0, self._epoch, key, overlay)))
 
     def on_unknown_ballot(self, link: Link, message: Message) -> None:
         """A replica does not hold what it was told to mark: send it the record that is committed here by now (R12), or
-        owe it that when the repair budget is spent."""
+        owe it that when it cannot be sent now."""
         _, key, ballot = message
         image = self._registers.get(key).shown
         if image.committed_ballot < ballot:

@@ -83,6 +83,20 @@ def test_what_a_replica_missed_is_owed_to_it_while_the_repair_budget_is_spent() 
     assert world.register(c, "k").image.committed.content == b"\0v"
 
 
+def test_what_a_full_link_does_not_take_is_owed() -> None:
+    world, a, _, c = trio()
+    lost = catch(world, m.ACCEPT, target=c)
+    put(world, b"v", a)
+    lost.stop()
+    link = world.hosts[a].node.exchanges.links[c]
+    assert link is not None
+    send = link.send
+    link.send = lambda message: message[0] != m.COMMIT and send(message)  # type: ignore[method-assign]
+    world.run(1.0)
+    settle(world)
+    assert world.register(c, "k").image.committed.content == b"\0v"
+
+
 def test_a_node_that_was_away_is_not_owed_marks_for_ever() -> None:
     world, a, _, c = trio()
     with apart(world, c):
