@@ -255,6 +255,8 @@ class Mending:
         if answer is None or answer[0] != m.MARKED:
             return None
         lacking = comparing.unpack_numbers(answer[3], len(marked))
+        if len(set(lacking)) < len(lacking):
+            raise m.MessageError(f"{len(lacking)} numbers of {len(marked)} marks, some of them twice")
         if 2 * len(lacking) > len(marked):
             tally.unmarked = tally.unmarked_next
             tally.unmarked_next = min(2 * tally.unmarked_next + 1, _UNMARKED_MAX)

@@ -506,13 +506,16 @@ def test_malformed_marks_close_the_link(fields: list[Any]) -> None:
         world.run()
 
 
-def test_a_malformed_answer_to_marks_ends_the_comparison() -> None:
+@pytest.mark.parametrize("numbers", [b"\xff\xff", bytes(20_000)])
+def test_a_malformed_answer_to_marks_ends_the_comparison(numbers: bytes) -> None:
+    """Also one that names a record again and again: it would be sent as often, all in one message."""
     world = healing()
     killed(world, 10, 10)
 
     def distort(source: int, target: int, message: Any) -> bool:
+        assert message[0] != m.RECORDS or len(message[3]) <= 5 * 64
         if message[0] == m.MARK:
-            world.post(target, source, (m.MARKED, message[1], 1, b"\xff\xff"))
+            world.post(target, source, (m.MARKED, message[1], 1, numbers))
             return False
         return True
 
