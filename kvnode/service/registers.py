@@ -224,8 +224,12 @@ def _nobody_listens(key: bytes) -> None:
     """Take a key that nobody is interested in."""
 
 
+def held_bytes(image: Image) -> int:
+    """Return the size of what an image holds: its records, with their windows, and its entry."""
+    _, _, (body, window), _, (committed_body, committed_window), overlay, _, _ = image
+    return len(body) + len(window) + len(committed_body) + len(committed_window) + len(overlay)
+
+
 def _size_bytes(image: Image) -> int:
     """Return the size of a row in memory."""
-    _, _, (body, window), _, (committed_body, committed_window), overlay, _, _ = image
-    held_bytes = len(body) + len(window) + len(committed_body) + len(committed_window) + len(overlay)
-    return _ROW_OVERHEAD_BYTES + held_bytes
+    return _ROW_OVERHEAD_BYTES + held_bytes(image)

@@ -27,13 +27,13 @@ from kvnode.core.merkle import BITS_MAX, LEVELS, Tree, item_of, position_of
 from kvnode.core.record import Image
 from kvnode.service.pace import Pace
 from kvnode.service.placement import Placements
-from kvnode.service.registers import Registers
+from kvnode.service.registers import Registers, held_bytes
 from kvnode.storage.engine import Engine
 
 SLICE_ROWS = 128
 """Rows read in one turn of the loop: half a millisecond."""
 SLICE_BYTES = 1 << 20
-"""A slice ends after so many bytes of values: they are held while its records are sent."""
+"""A slice ends after so many bytes of records and entries: they are held while its records are sent."""
 PAUSE_S = 0.002
 """Between two slices; longer while clients would notice or hints arrive.  A million rows are read in twenty seconds."""
 _BARRIER_S = 0.005
@@ -206,11 +206,11 @@ class Trees:
         is_last = True
         try:
             for key, image in scan:
+                size_bytes += held_bytes(image)  # a killed node has values that were accepted only
                 register = peek(key)
                 if register is not None:
                     image = register.shown if is_shown else register.image
                 rows.append((key, image))
-                size_bytes += len(image.committed.body) + len(image.overlay)
                 if len(rows) == SLICE_ROWS or size_bytes > SLICE_BYTES:
                     is_last = False
                     break

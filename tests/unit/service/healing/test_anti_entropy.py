@@ -13,9 +13,11 @@ from schedule import apart, catch, propose_and_die, seen_by
 from world import World, name_of
 
 from kvclient.wire import messages as m
+from kvclient.wire.values import Ballot
 from kvnode.config import Limits
 from kvnode.core.merkle import Tree, item_of, position_of
-from kvnode.service.healing import anti_entropy, partners
+from kvnode.core.record import EMPTY_IMAGE, Record
+from kvnode.service.healing import anti_entropy, partners, trees
 from kvnode.storage.engine import DamagedRow
 
 LIMITS = Limits(repair_interval_s=5.0, tree_rebuild_s=1e6, tree_leaves_max=1 << 12, hint_bytes_max=0)
@@ -246,6 +248,26 @@ def test_a_tree_that_is_built_while_keys_change_is_right() -> None:
         world.disk_delays_s.pop(index, None)
     world.run(5.0)
     check_trees(world)
+
+
+def test_a_slice_ends_after_so_many_bytes_wherever_in_a_row_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that was killed holds most values as accepted only; a window may be longer than its value."""
+    monkeypatch.setattr(trees, "SLICE_BYTES", 1000)
+    world = healing()
+    engine, prefix, ballot = world.hosts[0].engine, b"\0\1", Ballot(bytes(28))
+    large = Record(b"v" * 200, b"w" * 200)
+    accepted = EMPTY_IMAGE._replace(accepted_ballot=ballot, accepted=large)
+    committed = EMPTY_IMAGE._replace(committed_ballot=ballot, committed=large)
+    for number in range(10):
+        row = accepted if number < 5 else committed
+        engine.put(prefix + b"default\0%06d" % number, row, sync=True, then=None)
+    world.run()
+    own, after, slices, is_last = world.hosts[0].node.healing.trees, prefix, [], False
+    while not is_last:
+        rows, is_last = own.slice(prefix, after, is_shown=False)
+        after = rows[-1][0]
+        slices.append(len(rows))
+    assert slices == [3, 3, 3, 1]
 
 
 def test_building_anew_finds_a_tree_that_is_not_what_the_rows_say() -> None:

@@ -121,7 +121,7 @@ def test_what_is_in_memory_is_ahead_of_the_disk_and_nothing_is_loaded() -> None:
 def test_a_sweep_reads_few_large_values_and_rests_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rowscan, "SWEEP_BYTES", 1000)
     bench = Bench(10)
-    large = EMPTY_IMAGE._replace(committed=Record(b"v" * 400, b""))
+    large = EMPTY_IMAGE._replace(committed=Record(b"v" * 200, b"w" * 200))
     for key in bench.keys:
         bench.engine.put(key, large, sync=True, then=None)
     bench.settle()
