@@ -6,6 +6,7 @@ kept (R35, R37).  Leaves to others: each of these.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from kvclient.wire import messages as m
@@ -27,6 +28,11 @@ from kvnode.storage.engine import Engine
 
 _ROUND_BYTES = 1024
 """What a round is reckoned to cost, beside the record."""
+_BELOW_MAX = 1024
+"""Records below a floor that wait for the repair budget."""
+_BELOW_TOGETHER = 32
+"""Of these begun in one turn of the loop."""
+_BELOW_S_MIN = 0.01
 
 
 class Upkeep:
@@ -52,7 +58,12 @@ class Upkeep:
         self._placements = placements
         self._registers = registers
         self._consensus = consensus
+        self._timers = runtime.timers
+        self._pace = pace
         self.take = pace.take
+        self._below: dict[bytes, None] = {}
+        """Keys whose record met a floor, and that wait for the repair budget; the oldest first."""
+        self._is_armed = False
         replica.grace_ms, replica.grace_ms_min = self.grace_ms, placements.grace_ms_min
         self._tombstones = Tombstones(
             replica, registers, runtime.clock, limits.max_offset_ms, self.settle_after_ms, pace.charge
@@ -105,13 +116,32 @@ class Upkeep:
     def _on_below_floor(self, link: Link, message: Message) -> None:
         """A commit met a floor: the record is accepted once more, above it (R12); unless it was purged meanwhile.
 
-        When the repair budget is spent it is left to the next read or comparison, which meets the floor again.
+        It waits its turn when the repair budget is spent: it often is, by the very record that met the floor, and
+        would be by the next one.  Beyond `_BELOW_MAX` it is left to the next read or comparison.
         """
         key = message[1]
-        image = self._registers.get(key).image
-        is_wanted = bool(image.committed_ballot) and not image.settled
-        if is_wanted and self.take(_ROUND_BYTES + len(image.committed.body)):
-            self._consensus.settle(key, self._placement(key[2:]), ACCEPT)
+        self._registers.get(key)
+        self._placement(key[2:])
+        if len(self._below) < _BELOW_MAX:
+            self._below[key] = None
+        self._settle_below()
+
+    def _settle_below(self) -> None:
+        for key in list(islice(self._below, _BELOW_TOGETHER)):
+            image = self._registers.known(key)
+            is_wanted = bool(image.committed_ballot) and not image.settled
+            if is_wanted and not self.take(_ROUND_BYTES + len(image.committed.body)):
+                break
+            del self._below[key]
+            if is_wanted:
+                self._consensus.settle(key, self._placement(key[2:]), ACCEPT)
+        if self._below and not self._is_armed:
+            self._is_armed = True
+            self._timers.call_later(max(_BELOW_S_MIN, self._pace.wait_s()), self._on_budget)
+
+    def _on_budget(self) -> None:
+        self._is_armed = False
+        self._settle_below()
 
     def _placement(self, name: bytes) -> Placement:
         try:

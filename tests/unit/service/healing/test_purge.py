@@ -24,6 +24,7 @@ from kvclient.wire.values import BALLOT_BYTES
 from kvnode.config import Limits, StoreConfig
 from kvnode.core.record import EMPTY_IMAGE, Image
 from kvnode.core.version import ballot_make, ballot_ms
+from kvnode.service.healing import upkeep
 
 STEPS = [m.ANCHOR, m.SETTLE, m.REMOVE]
 
@@ -440,6 +441,47 @@ def test_a_round_above_a_floor_asks_the_repair_budget() -> None:
         assert asked[0] > len(world.register(a, "k").image.committed.body)
         assert bool(rounds.messages) is is_allowed
     assert world.register(a, "k").image.committed_ballot == ballot
+
+
+@pytest.mark.parametrize("value_bytes", [1000, 2_000_000])
+def test_a_record_that_is_late_for_a_floor_gets_there_whatever_it_costs(value_bytes: int) -> None:
+    """R12, R36: a replica missed a record and was killed; before it is handed over, a purge leaves there a floor that
+    is as high as the promise of every earlier life (R11).  Sending a large record spends the budget for its round."""
+    world, a, _b, c = mourning()
+    names = (f"n{number}" for number in range(1000))
+    late = next(name for name in names if world.row_key(name)[:2] == world.row_key("k")[:2])
+    world.run(WINDOW_S + GRACE_S - 10.0)
+    with apart(world, c):
+        put(world, bytes(value_bytes), a, late)
+        world.run(1.0)
+        world.write("x", b"v", c)
+        world.run()
+        world.crash(c)
+    hints = catch(world, m.HINTS, target=c)
+    world.restart(c)
+    world.run(30.0)
+    assert absent_everywhere(world)
+    hints.stop()
+    world.run(60.0)
+    assert seen_by(world, c, late) == bytes(value_bytes)
+
+
+def test_records_below_a_floor_are_settled_a_few_at_a_time_and_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "_BELOW_MAX", 40)
+    world, a, _b, c = mourning(deleted=False, put_first=False)
+    for number in range(60):
+        put(world, b"v", a, f"k{number}")
+    world.run(1.0)
+    rounds = catch(world, m.ACCEPT, source=a, target=c)
+    world.hosts[a].node.pace.charge(world.config.limits.repair_bytes_per_s)
+    for number in range(60):
+        world.post(c, a, (m.BELOW_FLOOR, world.row_key(f"k{number}"), ballot_make(1 << 40, 9, 1, 1)))
+    world.run()
+    assert rounds.messages == []
+    assert len(world.hosts[a].node.upkeep._below) == 40
+    world.run(5.0)
+    assert len({message[3] for _, _, message in rounds.messages}) == 40
+    assert not world.hosts[a].node.upkeep._below
 
 
 @pytest.mark.parametrize("kind", STEPS)
