@@ -125,7 +125,7 @@ class Mending:
                 differing.append(at)
         now_s = self._runtime.clock.monotonic_s()
         if differing and link.index != self._guest and now_s < self._guest_until_s:
-            link.send((m.REFUSED, number, "overloaded", "another node is being compared with this one"))
+            link.send((m.REFUSED, number, "busy", "another node is being compared with this one"))
             return
         if differing:
             self._guest, self._guest_until_s = link.index, now_s + _GUEST_S
@@ -161,7 +161,7 @@ class Mending:
         if not 0 <= level <= 16 or not 0 <= partition < self._placements.ring.partitions:
             raise m.MessageError(f"keys of partition {partition} were asked for at level {level}")
         if link.index in self._listing or link.index < 0:
-            link.send((m.REFUSED, number, "overloaded", "a list for this node is being made already"))
+            link.send((m.REFUSED, number, "busy", "a list for this node is being made already"))
             return
         self._listing.add(link.index)
         self._jobs.start(link.index, self._list(link, message), lambda: self._listing.discard(link.index))

@@ -344,6 +344,19 @@ def test_what_was_written_over_a_settled_tombstone_is_fetched(is_strong: bool) -
     assert trees_are_right(world)
 
 
+def test_a_node_that_another_repairs_is_not_taken_for_one_that_cannot_take_writes() -> None:
+    """R32: it refuses a second comparison; what it is sent meanwhile is not owed to it, nor are hints held back."""
+    world = healing(replace(LIMITS, hint_bytes_max=1 << 20))
+    tree = world.hosts[2].node.healing.trees.get(3, 0)
+    assert tree is not None
+    tree.replace(1, 0, 1)  # a difference that no record mends: both others meet it at the same time
+    refused = counted(world, m.REFUSED)
+    for _ in range(200):
+        world.run(0.05)
+        assert not any(host.node.exchanges.doubted for host in world.hosts)
+    assert refused
+
+
 def test_records_for_a_key_of_others_change_nothing() -> None:
     world = healing(nodes=4)
     key = next(f"k{number}" for number in range(100) if 3 not in world.owners(f"k{number}"))
