@@ -37,7 +37,21 @@ DONE, FAILED, USAGE, MISMATCH, REFUSED, UNKNOWN = range(6)
 WATCH_INTERVAL_S = 1.0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _ReaderGoneError(Exception):
+    """Whoever read our output has seen enough."""
+
+
+class _Commands(click.Group):
+    """The commands; a broken pipe, of which click would make exit code 1, is told apart."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, message=f"kvnode %(version)s{' (compiled)' if is_compiled() else ''}")
 def cli() -> None:
     """Run, use and look into a replicated key-value store.
@@ -63,7 +77,8 @@ def main() -> NoReturn:
 
 def _exit(code: int) -> NoReturn:
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may have been closed
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
@@ -81,16 +96,24 @@ def _exit_code(error: BaseException) -> int:
             return _fail(error.format_message(), USAGE)
         case KeyboardInterrupt() | click.Abort():
             return _fail("interrupted", 130)
-        case BrokenPipeError():
+        case _ReaderGoneError():
             return DONE
         case KvError():
             return _fail(wording.sentence_of(error), _exit_code_of_outcome(error))
-        case LocalError() | OSError():
+        case LocalError():
             return _fail(str(error), FAILED)
+        case OSError():
+            return _fail(_words_of(error), FAILED)
     # Their modules are not imported for this.
     if type(error).__name__ in ("AddressError", "ProbeError", "StorageError", "DamagedRow"):
         return _fail(str(error), FAILED)
     raise error
+
+
+def _words_of(error: OSError) -> str:
+    if not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def _exit_code_of_outcome(error: KvError) -> int:

@@ -35,9 +35,9 @@ _UNDECIDED_NOTED = 1000
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
-def is_terminal(stream: IO[str]) -> bool:
-    """Return whether a person looks at this stream."""
-    return stream.isatty()
+def is_terminal(stream: IO[str] | None) -> bool:
+    """Return whether a person looks at this stream; nobody does if it was closed before the start (None)."""
+    return stream is not None and stream.isatty()
 
 
 def as_json(facts: Any) -> str:

@@ -249,7 +249,7 @@ def not_connected(call: Call | None = None) -> StateError:
 def no_shutdown() -> StateError:
     """The gateway is not configured to be stopped by a request."""
     return StateError(
-        Kind.FORBIDDEN, "requests may not stop this gateway: stop its process, or allow it in its configuration"
+        Kind.FORBIDDEN, "requests may not stop this gateway: stop its process, or start it with --allow-shutdown"
     )
 
 

@@ -161,6 +161,31 @@ def test_scan_lists_a_prefix_in_order_up_to_its_limit(shared_cluster: Any) -> No
     assert [json.loads(line)["value"] for line in lines] == [1, 2, 3, 10]
 
 
+def test_a_reader_that_has_seen_enough_is_no_failure(shared_cluster: Any) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as stdout:
+        scan = [sys.executable, "-m", "kvnode", "scan", "--data-dir", str(shared_cluster.directory)]
+        shared_cluster.kvnode("put", "seen", "1", "-w", "3")
+        done = subprocess.run(scan, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_that_cannot_be_written_is_a_sentence(shared_cluster: Any) -> None:
+    scan = [sys.executable, "-m", "kvnode", "scan", "--data-dir", str(shared_cluster.directory)]
+    shared_cluster.kvnode("put", "seen", "1", "-w", "3")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(scan, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert sentence(done, 1) == "kvnode: No space left on device"
+
+
+def test_output_that_was_closed_is_missed_by_nobody(shared_cluster: Any) -> None:
+    scan = [sys.executable, "-m", "kvnode", "scan", "--data-dir", str(shared_cluster.directory)]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *scan], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_explain_shows_every_replica(shared_cluster: Any) -> None:
     shared_cluster.kvnode("put", "explained", "1", "--consistency", "strong")
     done = shared_cluster.kvnode("explain", "explained")

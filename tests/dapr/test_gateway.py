@@ -77,6 +77,7 @@ def test_a_token_opens_everything_but_health(new_gateway: Any) -> None:
 
 def test_a_request_may_not_stop_it_unless_that_is_allowed(http: Any, new_gateway: Any) -> None:
     assert code(http.post("/v1.0/shutdown")) == (403, "ERR_SHUTDOWN_NOT_ALLOWED")
+    assert "--allow-shutdown" in http.post("/v1.0/shutdown").text
     with new_gateway(allow_shutdown=True) as gateway:
         assert httpx.post(f"{gateway.url}/v1.0/shutdown").status_code == 204
         wait_until_gone(gateway.url)
