@@ -183,8 +183,10 @@ class Handoff:
     # -- what is heard of the others
 
     def on_heartbeat(self, index: int, sent_s: float) -> None:
-        """Node `index` has answered a heartbeat: what was sent before it has arrived."""
-        self.recent.vouch(index, sent_s)
+        """Node `index` has answered a heartbeat: what was sent before it has arrived, unless a link was lost meanwhile;
+        what was on that is claimed first."""
+        if self._exchanges.losses[index] == self._losses[index]:
+            self.recent.vouch(index, sent_s)
 
     def on_refused(self, link: Link, message: Message) -> None:
         """A node could not take something: it is owed what it may have missed, and whoever waits for it is told."""

@@ -521,3 +521,18 @@ def test_trees_are_compared_after_debts_are_paid() -> None:
     node.handoff.owe(world.row_key("k"), 1 << 1)
     assert node.healing.anti_entropy.is_owed(1)
     assert not node.healing.anti_entropy.is_owed(2)
+
+
+def test_what_was_lost_with_a_link_is_owed_though_the_next_link_answers_at_once() -> None:
+    """A heartbeat vouches for what was sent on its own link, not on the one before."""
+    world, a, b, c = trio()
+    lost = catch(world, m.ENTRY, target=c)
+    write(world, b"v", a)
+    world.run(4.0)
+    assert owed(world, a) == 0
+    lost.stop()
+    world.cut(a, c)
+    world.mend(a, c)
+    beat(world, a, b, c)
+    settle(world)
+    assert seen_by(world, c) == b"v"
