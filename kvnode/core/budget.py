@@ -30,6 +30,8 @@ _LEARN = 0.3
 _DRIFT = 1.01
 _DRIFT_AT_MIN = 1.15
 """With next to no repair a high p99 has another cause, and is soon taken as the level of now."""
+DEBT_S = 10.0
+"""So many seconds of the whole rates is what a node can owe for what others sent it, and how long they wait for it."""
 _BUCKET_S = 0.1
 """A bucket holds what is allowed in so long: more in one burst would be felt."""
 
@@ -73,9 +75,15 @@ class Budget:
         return True
 
     def charge(self, now_s: float, size_bytes: int, operations: int = 1) -> None:
-        """Count what another node has sent; the bucket may fall into debt, and `wait_s` says for how long."""
+        """Count what another node has sent; the bucket may fall into debt, and `wait_s` says for how long.
+
+        At most into that of `DEBT_S`: others wait no longer than that before they send more, so their debts would pile
+        up, and what this node has to send would wait for all of them.
+        """
         self._fill(now_s)
+        floors = min(self._bytes, -DEBT_S * self._bytes_per_s), min(self._operations, -DEBT_S * self._operations_per_s)
         self._spend(size_bytes, operations)
+        self._bytes, self._operations = max(self._bytes, floors[0]), max(self._operations, floors[1])
 
     def wait_s(self, now_s: float) -> float:
         """Return after how long `take` is allowed again; 0: now."""

@@ -31,6 +31,7 @@ from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
 from kvclient.wire.values import NO_BALLOT, Ballot
 from kvnode.config import Limits
+from kvnode.core.budget import DEBT_S
 from kvnode.core.hints import DEBT_BYTES, Debt, Hints, Ledger, Owed
 from kvnode.core.record import NO_RECORD, Entry, Record, entry_version
 from kvnode.runtime import Runtime
@@ -54,8 +55,6 @@ _CLAIMED_TOGETHER = 256
 """Keys looked at in one sweep: a millisecond."""
 _REFUSING_S = 1.0
 """How long a node that refused something is sent no debts, and owed what it is sent."""
-_WAIT_S_MAX = 10.0
-"""A node that asks for more patience than that is asked again after that."""
 _UNDECIDED_S = 1.0
 """How long a proposal may stay undecided before it is settled, if it stands in the way of a debt (R32)."""
 _UNDECIDED_MAX = 1024
@@ -357,7 +356,7 @@ class Handoff:
                 self._discharge(target, ledger, key)
             else:
                 ledger.put_back(key, first=False)
-        pause_s = max(min(wait_ms / 1000, _WAIT_S_MAX), self.wait_s(), _REFUSING_S if m.HINT_LATER in outcomes else 0.0)
+        pause_s = max(min(wait_ms / 1000, DEBT_S), self.wait_s(), _REFUSING_S if m.HINT_LATER in outcomes else 0.0)
         if pause_s > 0.0:
             self._pay_after(target, pause_s)
         else:

@@ -91,6 +91,8 @@ class Replica:
         self.charge: Callable[[int, int], float] = lambda size_bytes, operations: 0.0
         """Counts hints that were taken, by their bytes and number, against the repair budget here; returns how many
         seconds the sender should wait before the next."""
+        self.on_missed: Callable[[], None] = lambda: None
+        """Hears that there was no room for something which nobody will send again by himself."""
         self._horizon = b""
         """Stamp of max_offset ahead, as bytes; renewed when an accept goes beyond it."""
         self.superseded = 0
@@ -178,11 +180,14 @@ class Replica:
     def on_commit(self, link: Link, message: Message) -> None:
         """R12: mark a chosen ballot; needs no sync and no answer, unless it could not be done.
 
-        A repair is dropped while the disk cannot take more: nobody waits for it, and another read sends it again.
+        A repair is dropped while the disk cannot take more, and asked for once it can: nobody waits for it.
         """
         _, epoch, key, ballot, body, window = message
         check_ballot(key, ballot)
-        if epoch != self._epoch or (body and self.is_clogged):
+        if body and self.is_clogged:
+            self.on_missed()
+            return
+        if epoch != self._epoch:
             return
         if body:
             check_record(ballot, body, window)
@@ -229,8 +234,7 @@ class Replica:
         return register.digest
 
     def on_entry(self, link: Link, message: Message) -> None:
-        """R29, R30: keep an eventual write that is newer; acknowledge it, or what supersedes it, once that is
-        durable."""
+        """R29, R30: keep a newer eventual write; acknowledge it, or what supersedes it, once that is durable."""
         kind, number, epoch, key, entry = message
         if epoch != self._epoch or self.is_clogged:
             self.refuse(link, number, epoch)
@@ -346,8 +350,7 @@ class Replica:
         return not is_refused
 
     def takes_removal(self, link: Link, number: int, epoch: int) -> bool:
-        """Return whether a step of a purge may be done now, which a full disk allows within its reserve; if not, it has
-        been refused."""
+        """Return whether a step of a purge may be done now, also in a full disk's reserve; if not, it is refused."""
         is_taken = epoch == self._epoch and self.room.may_free
         if not is_taken:
             self.refuse(link, number, epoch)

@@ -43,6 +43,7 @@ class Healing:
         self.pace = pace
         self._replica = replica
         self._has_missed = False
+        replica.on_missed = self.on_missed
         self.trees = Trees(config, home, placements, registers, engine, pace)
         registers.on_change = self.trees.on_change
         self.jobs = Jobs(exchanges, runtime)
@@ -74,7 +75,8 @@ class Healing:
         self.anti_entropy.on_peer_up(index)
 
     def on_missed(self) -> None:
-        """This node could not keep what it coordinated, which nobody owes it: get it once there is room."""
+        """There was no room here for something that nobody owes this node, such as what it coordinated itself: get it
+        once there is."""
         self._has_missed = True
 
     def sweep(self, now_s: float) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvnode.core.budget import SHARE_MIN, Budget
+from kvnode.core.budget import DEBT_S, SHARE_MIN, Budget
 
 
 def budget_of(bytes_per_s: float = 1000.0, operations_per_s: float = 100.0) -> Budget:
@@ -40,6 +40,17 @@ def test_what_was_received_counts_as_what_was_sent() -> None:
     budget.charge(0.0, 1000)
     assert not budget.take(0.5, 1)
     assert budget.take(1.0, 1)
+
+
+def test_what_others_send_leaves_ten_seconds_of_debt_at_most() -> None:
+    budget = budget_of()
+    for _ in range(10):
+        budget.charge(0.0, 1_000_000, 10_000)
+    assert DEBT_S < budget.wait_s(0.0) < DEBT_S + 0.1
+    assert budget.used_bytes == 10_000_000
+    assert budget.take(DEBT_S + 0.1, 50_000)
+    budget.charge(DEBT_S + 0.1, 1_000_000)
+    assert 49 < budget.wait_s(DEBT_S + 0.1) < 50, "what this node has sent itself is paid off in full"
 
 
 def test_time_that_stands_still_or_goes_back_fills_nothing() -> None:

@@ -578,3 +578,22 @@ def test_a_node_whose_disk_was_full_gets_what_it_coordinated_and_could_not_keep(
     assert seen_by(world, at) == b"v"
     for index, host in enumerate(world.hosts):
         assert host.node.healing.anti_entropy.comparisons == compared[index] + (2 if index == at else 0)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_record_for_which_there_was_no_room_is_asked_for_once_there_is(at: int) -> None:
+    world = healing(replace(LIMITS, repair_interval_s=1e6))
+    world.run(5.0)
+    lost, records = catch(world, m.ACCEPT, target=at), catch(world, m.COMMIT, target=at)
+    call = world.put("k", b"v", (at + 1) % 3)
+    world.run(1.0)
+    assert call.kind == m.APPLIED
+    lost.stop()
+    world.hosts[at].engine.writable = False
+    records.pour()
+    records.stop()
+    world.run(5.0)
+    assert seen_by(world, at) is None
+    world.hosts[at].engine.writable = True
+    world.run(10.0)
+    assert seen_by(world, at) == b"v"
