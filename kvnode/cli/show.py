@@ -148,8 +148,7 @@ def _status_row(node: Mapping[str, Any]) -> list[object]:
         f"{(node.get('repair_budget') or {}).get('used', 0):.0%}",
         f"{(node.get('load') or {}).get('loop_ms', 0):.1f}",
         f"{node.get('ops_per_s', 0):.0f}",
-        f"{latency.get('p50') or 0:.2f}",
-        f"{latency.get('p99') or 0:.2f}",
+        *(f"{latency[name]:.2f}" if latency.get(name) else "-" for name in ("p50", "p99")),
         f"{up}/{len(peers)}",
         duration(node.get("uptime_s", 0)),
     ]

@@ -107,12 +107,21 @@ def _parsed(path: Path) -> list[object]:
         raise ConfigError(f"{path}: not valid YAML{line}: {getattr(error, 'problem', None) or error}") from error
 
 
+def _refuse_a_store_of_another_kind(document: Mapping[str, object]) -> None:
+    spec = document.get("spec")
+    if isinstance(spec, Mapping) and spec.get("type") == TYPE:
+        raise ConfigError(
+            f"the kind of a document with spec.type {TYPE} is {document.get('kind')!r:.80}: write Component"
+        )
+
+
 def _store(document: object, app_id: str, namespace: str) -> DaprStore | None:
     """Return the store that a document describes for this app; None if it describes no state store, or not for it."""
     if document is None:
         return None
     component = _mapping(document, "the document")
     if component.get("kind") != "Component":
+        _refuse_a_store_of_another_kind(component)
         return None
     spec = _mapping(component.get("spec"), "spec")
     kind = _text(spec.get("type"), "spec.type").lower()

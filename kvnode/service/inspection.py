@@ -13,7 +13,7 @@ from typing import Any
 
 from kvclient.wire import messages as m
 from kvclient.wire.frames import Message
-from kvclient.wire.values import NO_BALLOT, body_content, body_times, etag_of
+from kvclient.wire.values import NO_BALLOT, Ballot, body_content, body_times, etag_of
 from kvnode.core.proposer import Promise
 from kvnode.core.reading import FastRead, Reading
 from kvnode.core.record import EMPTY_IMAGE, Image, entry_version
@@ -242,9 +242,19 @@ def _strong_read(explanation: _Explanation) -> str:
     for index, state in islice(explanation.states.items(), explanation.placement.quorums.n):
         reading = read.on_digest(index, digest_of(_image(state), state.floor))
         if reading is Reading.SETTLED:
-            return (
-                f"answers at once with ballot {ballot_text(read.ballot)}" if read.ballot else "answers at once: absent"
-            )
+            return _at_once([_image(answer) for answer in explanation.states.values()], read.ballot)
         if reading is Reading.ROUND:
             return "runs a round to absorb the overlay"
     return "runs a round, because no record is proved to be chosen"
+
+
+def _at_once(images: list[Image], ballot: Ballot) -> str:
+    """Say what one round trip shows."""
+    if not ballot:
+        return "answers at once: absent"
+    words = f"answers at once with ballot {ballot_text(ballot)}"
+    for image in images:
+        for held, record in ((image.accepted_ballot, image.accepted), (image.committed_ballot, image.committed)):
+            if held == ballot:
+                return f"{words}: deleted" if record.is_tombstone else words
+    return words

@@ -134,6 +134,7 @@ def test_what_is_not_understood_is_refused_with_file_component_and_value(
         ("kind: [", "not valid YAML"),
         ("- a\n", "the document must be a mapping, not ['a']"),
         ("kind: Component\n", "spec must be a mapping, not None"),
+        ("kind: Componet\nspec: {type: state.kvnode}\n", "is 'Componet': write Component"),
         ("kind: Component\nspec: {type: 5}\n", "spec.type must be text, not 5"),
         ("kind: Component\nmetadata: {}\nspec: {type: state.kvnode}\n", "metadata.name must be text, not None"),
         ("kind: Component\nmetadata: {name: a}\nspec: {type: state.redis}\n", "write state.kvnode"),

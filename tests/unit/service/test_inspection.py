@@ -154,6 +154,10 @@ def test_an_explanation_shows_every_replica_and_whether_they_agree() -> None:
     assert "at once" in facts["strong_read"]
     assert [bool(replica["committed"]) for replica in facts["replicas"]] == [True] * 3
     assert [replica["settled"] for replica in facts["replicas"]] == [False] * 3
+    assert not facts["strong_read"].endswith("deleted")
+    world.delete("k", a)
+    settle(world)
+    assert explained(world)["strong_read"].endswith(": deleted")
 
 
 def test_an_explanation_names_who_does_not_answer() -> None:
