@@ -53,7 +53,7 @@ async def test_a_majority_goes_on_through_a_partition_and_the_rest_catches_up_af
             await kv.put(f"k{number}", number)
         await kv.put("k", "during")
         assert (await kv.get("k")).value == "during"  # type: ignore[union-attr]
-        assert await peers(proxied, "n1") == {"n2": "up", "n3": "down"}
+        await until_peers_of(proxied, "n1", n2="up", n3="down")
         said = await asyncio.to_thread(proxied.kvnode, "heal")
         assert said.returncode == 0
         await until_peers_of(proxied, "n3", n1="up", n2="up")
