@@ -184,10 +184,10 @@ class Replica:
         """
         _, epoch, key, ballot, body, window = message
         check_ballot(key, ballot)
+        if epoch != self._epoch:
+            return
         if body and self.is_clogged:
             self.on_missed()
-            return
-        if epoch != self._epoch:
             return
         if body:
             check_record(ballot, body, window)

@@ -32,7 +32,7 @@ def stop_comparing(host: SimHost) -> None:
         host.has_missed = True
         on_missed()
 
-    host.node.handoff.on_missed = missed
+    host.node.handoff.on_missed = host.node.replica.on_missed = missed
 
 
 def compare_again(world: SimWorld) -> None:
